@@ -1,0 +1,59 @@
+"""Alembic's entry: online, in one transaction, on the connection that `relay migrate` hands in."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import Any
+
+from alembic import context
+from sqlalchemy import Connection, text
+
+from relay.store.engine import Database
+from relay.store.partitions import is_partition_name
+from relay.store.tables import metadata
+
+# One lock for every host that migrates; the number is arbitrary and must never change.
+MIGRATION_LOCK = 0x72656C6179
+
+
+def include_name(name: str | None, type_: str, _parent: Any) -> bool:
+    """Only our schema; the partitions come and go by the hand of the housekeeping."""
+    if type_ == "schema":
+        return name == "relay"
+    if type_ == "table":
+        return name is not None and not is_partition_name(name)
+    return True
+
+
+def run(connection: Connection) -> None:
+    # A migration must not queue behind a long transaction and make the inserts queue behind itself.
+    connection.execute(text("SET LOCAL lock_timeout = '5s'"))
+    connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
+    connection.execute(text("CREATE SCHEMA IF NOT EXISTS relay"))
+    context.configure(
+        connection=connection,
+        target_metadata=metadata,
+        include_schemas=True,
+        include_name=include_name,
+        version_table_schema="relay",
+        compare_type=True,
+        compare_server_default=True,
+    )
+    context.run_migrations()
+
+
+async def run_from_environment() -> None:
+    database = Database(os.environ["RELAY_DATABASE_URL"], application_name="relay-migrate")
+    try:
+        async with database.begin() as connection:
+            await connection.run_sync(run)
+    finally:
+        await database.close()
+
+
+given: Connection | None = context.config.attributes.get("connection")
+if given is not None:
+    run(given)
+else:
+    asyncio.run(run_from_environment())

@@ -1,0 +1,1 @@
+"""A durable relay of Stripe events through a PostgreSQL inbox to Kafka."""

@@ -1,0 +1,1 @@
+"""Pure rules: what an event means, where it goes and what its records look like."""
