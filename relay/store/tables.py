@@ -30,8 +30,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
-LANES = 64
-"""Lanes per source. Fixed: a row's lane is stored with it."""
+from relay.core.routing import LANES
 
 metadata = MetaData(
     schema="relay",

@@ -1,0 +1,157 @@
+"""Settling: what leaves the queue leaves a receipt or a dead letter, in the same transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from uuid import UUID
+
+import asyncpg
+import msgspec
+
+from relay.store.queue import QueueRow
+from relay.store.tables import QUEUE_DEAD_LETTER_COPY, QUEUE_EVENT
+
+
+class Receipt(msgspec.Struct, frozen=True):
+    """The place of one record in Kafka."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: str
+    op: str
+
+
+class Settled(msgspec.Struct, frozen=True):
+    """A row that is done: its records in order, or the reason why it was skipped."""
+
+    row: QueueRow
+    receipts: tuple[Receipt, ...]
+    skipped: str | None = None
+
+
+class Death(msgspec.Struct, frozen=True):
+    """A row that can never work. ``copy_key_hash`` queues a copy for the dead letter topic."""
+
+    row: QueueRow
+    event_id: str
+    event_type: str | None
+    code: str
+    error: str
+    attempts: int
+    copy_key_hash: int | None
+
+
+# Rows out, receipts in, the note away: one statement, one round trip for the whole batch.
+_SETTLE = """
+WITH gone AS (
+    DELETE FROM relay.queue q USING unnest($1::int[], $2::smallint[], $3::bigint[])
+        AS d (source_id, lane, number)
+    WHERE q.source_id = d.source_id AND q.lane = d.lane AND q.number = d.number
+    RETURNING 1
+), proof AS (
+    INSERT INTO relay.receipt (inbox_id, received_at, number, record, kind, attempts, topic,
+        partition, "offset", key, op, skipped, replay_id, produced_at)
+    SELECT *, clock_timestamp()
+    FROM unnest($4::bigint[], $5::timestamptz[], $6::bigint[], $7::smallint[], $8::smallint[],
+        $9::smallint[], $10::text[], $11::int[], $12::bigint[], $13::text[], $14::text[],
+        $15::text[], $16::text[])
+), note AS (
+    DELETE FROM relay.batch_note WHERE id = $17
+)
+SELECT count(*) FROM gone
+"""
+
+
+async def settle(pg: asyncpg.Connection, settled: Sequence[Settled], note_id: UUID | None) -> None:
+    """Take rows out of the queue with their receipts, and withdraw the note of the batch.
+
+    Raises RuntimeError when a row was not there: somebody settled it without holding its lane, and
+    the transaction must be rolled back.
+    """
+    rows = [each.row for each in settled]
+    proofs = [proof for each in settled for proof in _proofs(each)]
+    columns = [list(column) for column in zip(*proofs, strict=True)] or [[]] * 13
+    gone = await pg.fetchval(
+        _SETTLE,
+        [row.source_id for row in rows],
+        [row.lane for row in rows],
+        [row.number for row in rows],
+        *columns,
+        note_id,
+    )
+    if gone != len(rows):
+        raise RuntimeError(f"{len(rows) - gone} of {len(rows)} rows were settled by someone else")
+
+
+def _proofs(settled: Settled) -> list[tuple[object, ...]]:
+    row = settled.row
+    head = (row.inbox_id, row.received_at, row.number)
+    if settled.skipped is not None:
+        nowhere = (None, None, None, None, None)
+        return [(*head, 0, row.kind, row.attempts, *nowhere, settled.skipped, row.replay_id)]
+    return [
+        (
+            *head,
+            place,
+            row.kind,
+            row.attempts,
+            receipt.topic,
+            receipt.partition,
+            receipt.offset,
+            receipt.key,
+            receipt.op,
+            None,
+            row.replay_id,
+        )
+        for place, receipt in enumerate(settled.receipts)
+    ]
+
+
+async def bury(pg: asyncpg.Connection, deaths: Sequence[Death]) -> None:
+    """Move events from the queue to the dead letters.
+
+    With ``copy_key_hash`` the event's row makes way for one that carries the copy for the dead
+    letter topic, at the end of the same lane.
+    """
+    gone = await pg.fetchval(
+        """
+        WITH given AS (
+            SELECT * FROM unnest($1::int[], $2::smallint[], $3::bigint[], $4::text[], $5::text[],
+                                 $6::text[], $7::text[], $8::smallint[], $9::bigint[])
+                AS g (source_id, lane, number, event_id, event_type, code, error, attempts, copy)
+        ), gone AS (
+            DELETE FROM relay.queue q USING given g
+            WHERE q.source_id = g.source_id AND q.lane = g.lane AND q.number = g.number
+              AND q.kind = $10
+            RETURNING q.inbox_id, q.received_at, q.bytes, g.*
+        ), dead AS (
+            INSERT INTO relay.dead_letter (source_id, inbox_id, received_at, event_id, event_type,
+                error_code, error, attempts)
+            SELECT source_id, inbox_id, received_at, event_id, event_type, code, error, attempts
+            FROM gone
+        ), copied AS (
+            INSERT INTO relay.queue (source_id, lane, number, inbox_id, received_at, key_hash,
+                bytes, kind)
+            SELECT source_id, lane, nextval('relay.arrival'), inbox_id, received_at, copy, bytes,
+                $11
+            FROM gone WHERE copy IS NOT NULL
+            -- Dead again while its first copy still waits: one copy is enough.
+            ON CONFLICT (inbox_id, kind) DO NOTHING
+        )
+        SELECT count(*) FROM gone
+        """,
+        [death.row.source_id for death in deaths],
+        [death.row.lane for death in deaths],
+        [death.row.number for death in deaths],
+        [death.event_id for death in deaths],
+        [death.event_type for death in deaths],
+        [death.code for death in deaths],
+        [death.error for death in deaths],
+        [death.attempts for death in deaths],
+        [death.copy_key_hash for death in deaths],
+        QUEUE_EVENT,
+        QUEUE_DEAD_LETTER_COPY,
+    )
+    if gone != len(deaths):
+        raise RuntimeError(f"{len(deaths) - gone} of {len(deaths)} rows were settled elsewhere")

@@ -1,0 +1,280 @@
+"""Sources: their settings, keys and secrets, and whether they are forwarded."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+import msgspec
+from sqlalchemy import Row, Select, func, insert, or_, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from relay.core.errors import ConfigError
+from relay.core.routing import LANES
+from relay.core.source import SourceConfig
+from relay.store.sealing import Seal
+from relay.store.tables import api_key, dead_letter, lane, queue, source
+
+# The settings that are columns of the same name; the keys of create() and update().
+SETTINGS = (
+    "name",
+    "resources",
+    "unselected",
+    "default_topic",
+    "metadata",
+    "fan_out",
+    "dlq",
+    "dlq_topic",
+    "topic_prefix",
+    "route_by",
+    "tombstones",
+    "tolerance",
+    "mode",
+    "insecure",
+)
+
+
+class Credentials(msgspec.Struct, frozen=True):
+    """What the receiver needs to let a request in; secrets are in the clear, never log it."""
+
+    key_sha256s: tuple[bytes, ...]
+    signing_secrets: tuple[str, ...]
+
+
+class Source(msgspec.Struct, frozen=True, kw_only=True):
+    """A source as the database holds it. Secrets stay sealed; see ``credentials``."""
+
+    config: SourceConfig
+    created_at: datetime
+    updated_at: datetime
+    paused_at: datetime | None
+    halted_at: datetime | None
+    halted_code: str | None
+    halted_error: str | None
+    halted_number: int | None
+    sealed_secrets: tuple[bytes, ...]
+    sealed_stripe_key: bytes | None
+
+
+class Unfinished(msgspec.Struct, frozen=True):
+    """What a source still has to do."""
+
+    queued: int
+    dead: int
+
+
+def new_api_key() -> str:
+    """The secret of a webhook URL: 256 bits."""
+    return "relay_" + secrets.token_urlsafe(32)
+
+
+def _sha256(key: str) -> bytes:
+    return hashlib.sha256(key.encode()).digest()
+
+
+async def create(
+    connection: AsyncConnection,
+    config: SourceConfig,
+    *,
+    sealed_secrets: Sequence[bytes],
+    sealed_stripe_key: bytes | None,
+) -> tuple[Source, str]:
+    """Make a source with its lanes and a first key; returns the key, which is not kept.
+
+    ``config.source_id`` and ``public_id`` are given by the database. Raises ConfigError when the
+    name is taken.
+    """
+    values = _columns(config, SETTINGS)
+    values |= {
+        "public_id": "src_" + secrets.token_hex(12),
+        "signing_secrets": list(sealed_secrets),
+        "stripe_api_key": sealed_stripe_key,
+    }
+    try:
+        row = (await connection.execute(insert(source).values(values).returning(source))).one()
+    except IntegrityError as error:
+        raise _name_taken(config.name) from error
+    await connection.execute(
+        insert(lane), [{"source_id": row.id, "lane": number} for number in range(LANES)]
+    )
+    return _source(row), await add_key(connection, row.id)
+
+
+async def add_key(connection: AsyncConnection, source_id: int) -> str:
+    """Give a source one more key and return it; only its hash is stored."""
+    key = new_api_key()
+    await connection.execute(
+        insert(api_key).values(source_id=source_id, sha256=_sha256(key))
+    )
+    return key
+
+
+async def rotate_key(
+    connection: AsyncConnection, source_id: int, grace: timedelta
+) -> str:
+    """A new key; the present ones end after the grace time (those that end earlier stay so)."""
+    ends = func.now() + grace
+    await connection.execute(
+        update(api_key)
+        .where(api_key.c.source_id == source_id)
+        .where(or_(api_key.c.expires_at.is_(None), api_key.c.expires_at > ends))
+        .values(expires_at=ends)
+    )
+    return await add_key(connection, source_id)
+
+
+async def list_all(connection: AsyncConnection) -> list[Source]:
+    """Every source that is not deleted, the oldest first."""
+    rows = await connection.execute(_present().order_by(source.c.id))
+    return [_source(row) for row in rows]
+
+
+async def find(connection: AsyncConnection, name_or_id: str, *, lock: bool = False) -> Source:
+    """A source by its name or public id. Raises ConfigError, with the names that there are."""
+    statement = _present().where(
+        or_(source.c.name == name_or_id, source.c.public_id == name_or_id)
+    )
+    if lock:
+        statement = statement.with_for_update()
+    row = (await connection.execute(statement)).one_or_none()
+    if row is None:
+        names = [each.config.name for each in await list_all(connection)]
+        known = ", ".join(names) if names else "there are none yet: `relay source create`"
+        raise ConfigError(f"no source named {name_or_id!r}; known sources: {known}")
+    return _source(row)
+
+
+async def update_settings(
+    connection: AsyncConnection,
+    source_id: int,
+    config: SourceConfig,
+    *,
+    sealed_secrets: Sequence[bytes],
+    sealed_stripe_key: bytes | None,
+) -> None:
+    """Store all settings of a source. Raises ConfigError when the name is taken."""
+    values = _columns(config, SETTINGS)
+    values |= {"signing_secrets": list(sealed_secrets), "stripe_api_key": sealed_stripe_key}
+    try:
+        await connection.execute(
+            update(source)
+            .where(source.c.id == source_id)
+            .values(**values, updated_at=func.now())
+        )
+    except IntegrityError as error:
+        raise _name_taken(config.name) from error
+
+
+async def pause(connection: AsyncConnection, source_id: int) -> None:
+    """Stop forwarding, never receiving."""
+    await connection.execute(
+        update(source)
+        .where(source.c.id == source_id)
+        .values(paused_at=func.coalesce(source.c.paused_at, func.now()))
+    )
+
+
+async def resume(connection: AsyncConnection, source_id: int) -> None:
+    """Forward again, after a pause or a halt; the row it halted at is tried again."""
+    await connection.execute(
+        update(source)
+        .where(source.c.id == source_id)
+        .values(
+            paused_at=None, halted_at=None, halted_code=None, halted_error=None, halted_number=None
+        )
+    )
+
+
+async def unfinished(connection: AsyncConnection, source_id: int) -> Unfinished:
+    """Count what a deletion would give up: queued events and open dead letters."""
+    queued = select(func.count()).where(queue.c.source_id == source_id, queue.c.kind == 0)
+    dead = select(func.count()).where(
+        dead_letter.c.source_id == source_id,
+        dead_letter.c.inbox_id.is_not(None),
+        dead_letter.c.replayed_at.is_(None),
+        dead_letter.c.discarded_at.is_(None),
+    )
+    return Unfinished(
+        (await connection.execute(queued)).scalar_one(),
+        (await connection.execute(dead)).scalar_one(),
+    )
+
+
+async def delete(connection: AsyncConnection, source_id: int) -> None:
+    """Close a source: its URL answers 401 from now on, its name is free, its evidence stays.
+
+    The caller has settled what was unfinished, see ``events.discard_source``.
+    """
+    await connection.execute(api_key.delete().where(api_key.c.source_id == source_id))
+    await connection.execute(
+        update(source)
+        .where(source.c.id == source_id)
+        .values(deleted_at=func.now(), signing_secrets=[], stripe_api_key=None, insecure=True)
+    )
+
+
+async def credentials(connection: AsyncConnection, seal: Seal) -> dict[int, Credentials]:
+    """By source id: the hashes of the keys that are good now, and the opened signing secrets."""
+    keys: dict[int, list[bytes]] = {}
+    good = or_(api_key.c.expires_at.is_(None), api_key.c.expires_at > func.now())
+    for row in await connection.execute(select(api_key.c.source_id, api_key.c.sha256).where(good)):
+        keys.setdefault(row.source_id, []).append(row.sha256)
+    return {
+        each.config.source_id: Credentials(
+            tuple(keys.get(each.config.source_id, ())), open_secrets(each, seal)
+        )
+        for each in await list_all(connection)
+    }
+
+
+def open_secrets(given: Source, seal: Seal) -> tuple[str, ...]:
+    """The signing secrets in the clear."""
+    return tuple(seal.open(sealed).decode() for sealed in given.sealed_secrets)
+
+
+def _present() -> Select[Any]:
+    return select(source).where(source.c.deleted_at.is_(None))
+
+
+def _name_taken(name: str) -> ConfigError:
+    return ConfigError(f"a source named {name!r} exists already: choose another name")
+
+
+def _columns(config: SourceConfig, names: Sequence[str]) -> dict[str, object]:
+    values: dict[str, object] = {}
+    for name in names:
+        value = getattr(config, name)
+        values[_key(name)] = list(value) if isinstance(value, tuple) else value
+    return values
+
+
+def _key(name: str) -> str:
+    # A column cannot be reached as `metadata`: a SQLAlchemy table has an attribute of that name.
+    return "include_metadata" if name == "metadata" else name
+
+
+def _source(row: Row[Any]) -> Source:
+    # Rows carry the names of the database, not the keys of the table.
+    mapping: Mapping[str, Any] = row._mapping
+    settings = {
+        name: tuple(value) if isinstance(value := mapping[source.c[_key(name)]], list) else value
+        for name in SETTINGS
+    }
+    return Source(
+        config=SourceConfig(
+            source_id=mapping[source.c.id], public_id=mapping[source.c.public_id], **settings
+        ),
+        created_at=mapping[source.c.created_at],
+        updated_at=mapping[source.c.updated_at],
+        paused_at=mapping[source.c.paused_at],
+        halted_at=mapping[source.c.halted_at],
+        halted_code=mapping[source.c.halted_code],
+        halted_error=mapping[source.c.halted_error],
+        halted_number=mapping[source.c.halted_number],
+        sealed_secrets=tuple(mapping[source.c.signing_secrets]),
+        sealed_stripe_key=mapping[source.c.stripe_api_key],
+    )
