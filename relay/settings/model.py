@@ -1,0 +1,122 @@
+"""The configuration as one frozen object."""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+from collections.abc import Mapping
+from typing import Literal
+from urllib.parse import urlsplit
+
+import msgspec
+
+from relay.core.errors import ConfigError
+from relay.settings import librdkafka
+
+
+class Address(msgspec.Struct, frozen=True):
+    """Where a server listens. Port 0 lets the system choose one."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach it."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """The effective configuration. Sizes are in bytes and time-outs in seconds."""
+
+    database_url: str | None = None
+    kafka_bootstrap_servers: str | None = None
+    kafka_properties: Mapping[str, str] = msgspec.field(default_factory=dict)
+    """Further librdkafka properties by their own names; unknown ones are refused at start."""
+    encryption_keys: tuple[str, ...] = ()
+    """The first encrypts, all decrypt."""
+    public_url: str | None = None
+    """What Stripe reaches the receiver at, without a slash at its end."""
+    bind: Address = Address("127.0.0.1", 8080)
+    admin_bind: Address = Address("127.0.0.1", 8081)
+    admin_token: str | None = None
+    stripe_api_base: str = "https://api.stripe.com"
+    topic_auto_create: bool = True
+    topic_partitions: int = 6
+    topic_replication_factor: int = -1
+    """-1 leaves it to the broker."""
+    retention_days: int = 0
+    """0 keeps everything."""
+
+    max_body_bytes: int = 50 * 1024 * 1024
+    bytes_in_flight: int = 256 * 1024 * 1024
+    """Bodies that one receiver process holds at once before it answers 503."""
+    header_timeout_seconds: float = 30.0
+    body_timeout_seconds: float = 30.0
+
+    forwarder_connections: int = 3
+    batch_rows: int = 1000
+    batch_bytes: int = 16 * 1024 * 1024
+    batch_timeout_seconds: float = 20.0
+    """When a batch settles what was acknowledged and puts the rest aside."""
+    delivery_timeout_seconds: float = 10.0
+    """How long the Kafka client tries one record."""
+    fence_margin_seconds: float = 5.0
+    """How long after its last possible record the lanes of a dead batch rest."""
+    frozen_after_seconds: float = 30.0
+    """The age at which a batch counts as frozen and its connection is ended by others."""
+    probe_seconds: float = 60.0
+    """How often what Kafka refuses is tried again."""
+    max_attempts: int = 20
+    """Failures of its own after which an event is dead."""
+    backoff_base_seconds: float = 1.0
+    backoff_cap_seconds: float = 600.0
+    drain_seconds: float = 25.0
+    """What SIGTERM leaves for the work in flight."""
+
+    log_format: Literal["console", "json"] | None = None
+    """None: console on a terminal, JSON elsewhere."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    def __repr__(self) -> str:
+        """Without its values: many are secrets, and a repr ends up in logs and tracebacks."""
+        return "Settings(…)"
+
+    def require_database_url(self) -> str:
+        """The database, for the commands that need one (all but a few)."""
+        if self.database_url is None:
+            raise ConfigError(
+                "RELAY_DATABASE_URL is not set: give a libpq URL such as"
+                " postgresql://user:password@host/name, or start `relay dev` in this directory",
+                setting="RELAY_DATABASE_URL",
+            )
+        return self.database_url
+
+    def require_kafka(self) -> str:
+        """The bootstrap servers, for the commands that speak to Kafka."""
+        if self.kafka_bootstrap_servers is None:
+            given = [librdkafka.variable_of(name) for name in self.kafka_properties]
+            near = difflib.get_close_matches("RELAY_KAFKA_BOOTSTRAP_SERVERS", given, 1, 0.8)
+            raise ConfigError(
+                f"RELAY_KAFKA_BOOTSTRAP_SERVERS is not set (is {near[0]} meant to be it?)"
+                if near
+                else "RELAY_KAFKA_BOOTSTRAP_SERVERS is not set: give HOST:PORT[,HOST:PORT…]",
+                setting="RELAY_KAFKA_BOOTSTRAP_SERVERS",
+            )
+        return self.kafka_bootstrap_servers
+
+    def secrets(self) -> tuple[str, ...]:
+        """Every secret value, so that the logs can hide it wherever it turns up."""
+        found = [value for value in (self.database_url, self.admin_token) if value]
+        if self.database_url:
+            password = urlsplit(self.database_url).netloc.rpartition("@")[0].partition(":")[2]
+            found += [password] if password else []
+        found += self.encryption_keys
+        found += [v for k, v in self.kafka_properties.items() if librdkafka.is_secret(k)]
+        return tuple(found)
