@@ -1,1 +1,1 @@
-"""Every SQL statement of the product. Functions take a connection; the caller owns the transaction."""
+"""Every SQL statement of the product. Functions take a connection; the caller ends its work."""

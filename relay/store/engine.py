@@ -1,4 +1,4 @@
-"""The way to PostgreSQL: one pool for SQLAlchemy and for the raw asyncpg connections of the hot paths.
+"""The way to PostgreSQL: one pool for SQLAlchemy and for raw asyncpg on the hot paths.
 
 Connections are made by asyncpg itself from a libpq URL, because asyncpg understands several hosts
 and ``target_session_attrs`` and SQLAlchemy's URL does not.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import cast
+from typing import Any, cast
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import asyncpg
@@ -36,6 +36,21 @@ UNAVAILABLE: tuple[type[BaseException], ...] = (
 )
 
 
+class _Connection(asyncpg.Connection):
+    """Lets the kernel end a connection whose peer stays silent (a black hole, a frozen host)."""
+
+    def __init__(self, protocol: Any, transport: Any, *rest: Any) -> None:
+        super().__init__(protocol, transport, *rest)
+        sock: socket.socket | None = transport.get_extra_info("socket")
+        if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
+            return
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 5)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 3)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, TCP_USER_TIMEOUT_MS)
+
+
 class Database:
     """A pool of PostgreSQL connections.
 
@@ -43,9 +58,7 @@ class Database:
     the one that accepts writes is taken, unless the URL says otherwise.
     """
 
-    def __init__(
-        self, dsn: str, *, pool_size: int = 10, application_name: str = "relay"
-    ) -> None:
+    def __init__(self, dsn: str, *, pool_size: int = 10, application_name: str = "relay") -> None:
         self.dsn = with_write_target(dsn)
         self._application_name = application_name
         self._statement_cache_size: int | None = None
@@ -69,14 +82,13 @@ class Database:
         return await self._open(self._statement_cache_size)
 
     async def _open(self, statement_cache_size: int) -> asyncpg.Connection:
-        connection = await asyncpg.connect(
+        return await asyncpg.connect(
             self.dsn,
+            connection_class=_Connection,
             timeout=CONNECT_TIMEOUT_SECONDS,
             statement_cache_size=statement_cache_size,
             server_settings={"application_name": self._application_name},
         )
-        set_tcp_timeout(connection)
-        return connection
 
     async def _detect_statement_cache_size(self) -> int:
         """Named prepared statements do not survive a pooler in transaction mode.
@@ -134,19 +146,6 @@ def with_write_target(dsn: str) -> str:
         return dsn
     query["target_session_attrs"] = "read-write"
     return urlunsplit(parts._replace(query=urlencode(query)))
-
-
-def set_tcp_timeout(connection: asyncpg.Connection) -> None:
-    """Let the kernel end a connection whose peer stays silent (a black hole, a frozen host)."""
-    transport = connection._transport  # the only way that asyncpg offers to the socket
-    sock = transport.get_extra_info("socket")
-    if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
-        return
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 5)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 3)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, TCP_USER_TIMEOUT_MS)
 
 
 __all__ = ["UNAVAILABLE", "Database"]

@@ -180,8 +180,9 @@ async def park(pg: asyncpg.Connection, parkings: Sequence[Parking]) -> None:
             WHERE g.attempts > q.attempts
         )
         UPDATE relay.queue q
-        SET visible_at = clock_timestamp() + make_interval(secs => g.seconds), attempts = g.attempts,
-            last_error_code = g.code, last_error = g.error, alone = g.alone
+        SET visible_at = clock_timestamp() + make_interval(secs => g.seconds),
+            attempts = g.attempts, last_error_code = g.code, last_error = g.error,
+            alone = g.alone
         FROM given g
         WHERE q.source_id = g.source_id AND q.lane = g.lane AND q.number = g.number
         """,

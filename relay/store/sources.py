@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -107,15 +107,11 @@ async def create(
 async def add_key(connection: AsyncConnection, source_id: int) -> str:
     """Give a source one more key and return it; only its hash is stored."""
     key = new_api_key()
-    await connection.execute(
-        insert(api_key).values(source_id=source_id, sha256=_sha256(key))
-    )
+    await connection.execute(insert(api_key).values(source_id=source_id, sha256=_sha256(key)))
     return key
 
 
-async def rotate_key(
-    connection: AsyncConnection, source_id: int, grace: timedelta
-) -> str:
+async def rotate_key(connection: AsyncConnection, source_id: int, grace: timedelta) -> str:
     """A new key; the present ones end after the grace time (those that end earlier stay so)."""
     ends = func.now() + grace
     await connection.execute(
@@ -135,9 +131,7 @@ async def list_all(connection: AsyncConnection) -> list[Source]:
 
 async def find(connection: AsyncConnection, name_or_id: str, *, lock: bool = False) -> Source:
     """A source by its name or public id. Raises ConfigError, with the names that there are."""
-    statement = _present().where(
-        or_(source.c.name == name_or_id, source.c.public_id == name_or_id)
-    )
+    statement = _present().where(or_(source.c.name == name_or_id, source.c.public_id == name_or_id))
     if lock:
         statement = statement.with_for_update()
     row = (await connection.execute(statement)).one_or_none()
@@ -161,9 +155,7 @@ async def update_settings(
     values |= {"signing_secrets": list(sealed_secrets), "stripe_api_key": sealed_stripe_key}
     try:
         await connection.execute(
-            update(source)
-            .where(source.c.id == source_id)
-            .values(**values, updated_at=func.now())
+            update(source).where(source.c.id == source_id).values(**values, updated_at=func.now())
         )
     except IntegrityError as error:
         raise _name_taken(config.name) from error
@@ -258,23 +250,18 @@ def _key(name: str) -> str:
 
 
 def _source(row: Row[Any]) -> Source:
-    # Rows carry the names of the database, not the keys of the table.
-    mapping: Mapping[str, Any] = row._mapping
-    settings = {
-        name: tuple(value) if isinstance(value := mapping[source.c[_key(name)]], list) else value
-        for name in SETTINGS
-    }
+    values = {column.key: row._mapping[column] for column in source.c}
+    settings = {name: values[_key(name)] for name in SETTINGS}
+    settings |= {"source_id": values["id"], "public_id": values["public_id"]}
     return Source(
-        config=SourceConfig(
-            source_id=mapping[source.c.id], public_id=mapping[source.c.public_id], **settings
-        ),
-        created_at=mapping[source.c.created_at],
-        updated_at=mapping[source.c.updated_at],
-        paused_at=mapping[source.c.paused_at],
-        halted_at=mapping[source.c.halted_at],
-        halted_code=mapping[source.c.halted_code],
-        halted_error=mapping[source.c.halted_error],
-        halted_number=mapping[source.c.halted_number],
-        sealed_secrets=tuple(mapping[source.c.signing_secrets]),
-        sealed_stripe_key=mapping[source.c.stripe_api_key],
+        config=msgspec.convert(settings, SourceConfig),
+        created_at=values["created_at"],
+        updated_at=values["updated_at"],
+        paused_at=values["paused_at"],
+        halted_at=values["halted_at"],
+        halted_code=values["halted_code"],
+        halted_error=values["halted_error"],
+        halted_number=values["halted_number"],
+        sealed_secrets=tuple(values["signing_secrets"]),
+        sealed_stripe_key=values["stripe_api_key"],
     )

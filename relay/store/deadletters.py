@@ -1,0 +1,196 @@
+"""Dead letters: looking at them, sending them again, giving them up."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from sqlalchemy import ColumnElement, column, func, select, table
+from sqlalchemy import text as sql
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from relay.core.errors import ConfigError, UnusableEvent
+from relay.core.event import peek
+from relay.core.routing import lane_of, record_key
+from relay.store.events import Filter, Operator, discard_dead_letters, like, log
+
+_HEAD = (
+    "id",
+    "source",
+    "inbox_id",
+    "event_id",
+    "event_type",
+    "error_code",
+    "error",
+    "attempts",
+    "dead_at",
+    "replayed_at",
+    "discarded_at",
+)
+_letters = table("dead_letters", *map(column, (*_HEAD, "body_text")), schema="relay")
+
+
+class Replay(msgspec.Struct, frozen=True):
+    """What a replay did.
+
+    ``refused`` tells by dead letter id why it cannot be sent. ``overtaken`` are those of whose
+    object a newer event has been delivered: consumers will see the older state again.
+    """
+
+    replay_id: str
+    queued: tuple[int, ...]
+    refused: dict[int, str]
+    overtaken: tuple[int, ...]
+
+
+def _conditions(wanted: Filter, *, open_only: bool) -> list[ColumnElement[bool]]:
+    c = _letters.c
+    conditions: list[ColumnElement[bool]] = []
+    if wanted.state not in (None, "dead"):
+        raise ConfigError(f"dead letters have no state {wanted.state!r}: leave the state out")
+    if open_only:
+        conditions += [c.replayed_at.is_(None), c.discarded_at.is_(None)]
+    if wanted.source is not None:
+        conditions.append(c.source == wanted.source)
+    if wanted.type is not None:
+        conditions.append(c.event_type.like(like(wanted.type)))
+    if wanted.object is not None:
+        of_object = sql("SELECT id FROM relay.inbox WHERE object_id = :object").bindparams(
+            object=wanted.object
+        )
+        conditions.append(c.inbox_id.in_(of_object.columns(column("id"))))
+    if wanted.since is not None:
+        conditions.append(c.dead_at >= wanted.since)
+    if wanted.until is not None:
+        conditions.append(c.dead_at < wanted.until)
+    if wanted.error is not None:
+        conditions.append(c.error_code == wanted.error)
+    if wanted.event_id is not None:
+        conditions.append(c.event_id == wanted.event_id)
+    return conditions
+
+
+async def list_dead_letters(
+    connection: AsyncConnection,
+    wanted: Filter,
+    *,
+    limit: int = 50,
+    before_id: int | None = None,
+    open_only: bool = True,
+) -> list[dict[str, Any]]:
+    """Dead letters that fit, the newest first, without their bodies."""
+    statement = (
+        select(*(_letters.c[name] for name in _HEAD))
+        .where(*_conditions(wanted, open_only=open_only))
+        .order_by(_letters.c.id.desc())
+        .limit(limit)
+    )
+    if before_id is not None:
+        statement = statement.where(_letters.c.id < before_id)
+    return [dict(row._mapping) for row in await connection.execute(statement)]
+
+
+async def count_dead_letters(connection: AsyncConnection, wanted: Filter) -> int:
+    """How many open dead letters fit."""
+    statement = select(func.count()).select_from(_letters)
+    statement = statement.where(*_conditions(wanted, open_only=True))
+    return int((await connection.execute(statement)).scalar_one())
+
+
+async def find_ids(connection: AsyncConnection, wanted: Filter) -> list[int]:
+    """The ids of all open dead letters that fit, in the order of their events."""
+    statement = select(_letters.c.id).where(*_conditions(wanted, open_only=True))
+    ordered = statement.order_by(_letters.c.inbox_id, _letters.c.id)
+    return list((await connection.execute(ordered)).scalars())
+
+
+async def show_dead_letter(connection: AsyncConnection, letter_id: int) -> dict[str, Any] | None:
+    """One dead letter with its body as text."""
+    row = (
+        await connection.execute(select(_letters).where(_letters.c.id == letter_id))
+    ).one_or_none()
+    return None if row is None else dict(row._mapping)
+
+
+async def replay(connection: AsyncConnection, ids: Sequence[int], operator: Operator) -> Replay:
+    """Queue dead letters again, each at the end of its object's line, and close them.
+
+    Dead letters that are closed already are passed over, so the same replay twice adds nothing.
+    """
+    replay_id = "rpl_" + secrets.token_hex(12)
+    rows = await connection.execute(
+        sql(
+            """
+            SELECT d.id, d.inbox_id, d.received_at, d.error_code, d.source_id, i.account, i.body,
+                   i.object_id IS NOT NULL AND EXISTS (
+                       SELECT FROM relay.inbox n
+                       JOIN relay.receipt t ON t.inbox_id = n.id AND t.received_at = n.received_at
+                       WHERE n.object_id = i.object_id AND n.source_id = i.source_id
+                         AND n.id > i.id AND t.topic IS NOT NULL AND t.kind = 0) AS overtaken
+            FROM relay.dead_letter d
+            LEFT JOIN relay.inbox i ON i.id = d.inbox_id AND i.received_at = d.received_at
+            WHERE d.id = ANY (:ids) AND d.replayed_at IS NULL AND d.discarded_at IS NULL
+            ORDER BY d.inbox_id, d.id
+            FOR UPDATE OF d
+            """
+        ),
+        {"ids": list(ids)},
+    )
+    queued: list[int] = []
+    overtaken: list[int] = []
+    refused: dict[int, str] = {}
+    for row in rows.all():
+        if row.inbox_id is None:
+            refused[row.id] = "a refused request: it never was an event of yours"
+            continue
+        try:
+            lane, key_hash = lane_of(row.account, record_key(peek(row.body)))
+        except UnusableEvent as error:
+            refused[row.id] = f"no usable event ({error.code}): discard it"
+            continue
+        await _queue_again(connection, row, lane, key_hash, replay_id)
+        queued.append(row.id)
+        if row.overtaken:
+            overtaken.append(row.id)
+    result = Replay(replay_id, tuple(queued), refused, tuple(overtaken))
+    details = {"queued": queued, "refused": list(refused)}
+    await log(connection, operator, "dead_letter.replay", replay_id, details)
+    return result
+
+
+async def _queue_again(
+    connection: AsyncConnection, row: Any, lane: int, key_hash: int, replay_id: str
+) -> None:
+    await connection.execute(
+        sql(
+            """
+            WITH closed AS (
+                UPDATE relay.dead_letter SET replayed_at = clock_timestamp() WHERE id = :id
+            )
+            INSERT INTO relay.queue (source_id, lane, number, inbox_id, received_at, key_hash,
+                bytes, kind, replay_id)
+            VALUES (:source_id, :lane, nextval('relay.arrival'), :inbox_id, :received_at,
+                :key_hash, :bytes, 0, :replay_id)
+            """
+        ),
+        {
+            "id": row.id,
+            "source_id": row.source_id,
+            "lane": lane,
+            "inbox_id": row.inbox_id,
+            "received_at": row.received_at,
+            "key_hash": key_hash,
+            "bytes": len(row.body),
+            "replay_id": replay_id,
+        },
+    )
+
+
+async def discard(connection: AsyncConnection, ids: Sequence[int], operator: Operator) -> int:
+    """Give open dead letters up: their events are ``skipped`` as ``discarded``; returns how many."""
+    closed = await discard_dead_letters(connection, ids)
+    details = {"ids": closed}
+    await log(connection, operator, "dead_letter.discard", f"{len(closed)} dead letters", details)
+    return len(closed)

@@ -1,0 +1,325 @@
+"""Looking at events, and what an operator can do with one that waits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Literal
+
+import msgspec
+from sqlalchemy import ColumnElement, column, func, insert, literal_column, select, table
+from sqlalchemy import text as sql
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from relay.core.errors import ConfigError
+from relay.store.tables import operator_log
+
+State = Literal["pending", "retrying", "dead", "skipped", "delivered"]
+STATES: tuple[State, ...] = ("pending", "retrying", "dead", "skipped", "delivered")
+
+EVENT_COLUMNS = (
+    "id",
+    "source",
+    "event_id",
+    "event_type",
+    "object_type",
+    "object_id",
+    "account",
+    "livemode",
+    "api_version",
+    "event_created",
+    "received_at",
+    "origin",
+    "state",
+    "attempts",
+    "next_attempt_at",
+    "last_error_code",
+    "last_error",
+    "settled_at",
+    "skip_reason",
+    "body_sha256",
+    "body_bytes",
+)
+_events = table("events", *map(column, EVENT_COLUMNS), schema="relay")
+_deliveries = table(
+    "deliveries",
+    *map(
+        column,
+        (
+            "event_id",
+            "inbox_id",
+            "topic",
+            "partition",
+            "offset",
+            "key",
+            "op",
+            "produced_at",
+            "source",
+            "kind",
+            "record",
+            "attempts",
+            "replay_id",
+        ),
+    ),
+    schema="relay",
+)
+
+
+class Filter(msgspec.Struct, frozen=True, kw_only=True):
+    """Which events (or dead letters) are meant. Everything that is given must fit.
+
+    ``type`` may contain ``*``. ``since`` and ``until`` bound the time of arrival (for dead
+    letters that of the death): from ``since`` on, before ``until``.
+    """
+
+    source: str | None = None
+    type: str | None = None
+    object: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    state: State | None = None
+    error: str | None = None
+    event_id: str | None = None
+
+
+class Operator(msgspec.Struct, frozen=True):
+    """Who acts, and why; both go to the operator log."""
+
+    who: str
+    reason: str | None
+
+
+def like(pattern: str) -> str:
+    """A LIKE pattern of a wildcard with ``*``."""
+    escaped = pattern.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+    return escaped.replace("*", "%")
+
+
+def _conditions(wanted: Filter) -> list[ColumnElement[bool]]:
+    c = _events.c
+    conditions: list[ColumnElement[bool]] = []
+    if wanted.state is not None:
+        if wanted.state not in STATES:
+            raise ConfigError(f"no state {wanted.state!r}; states are {', '.join(STATES)}")
+        # A literal, not a parameter: the planner leaves out the branches of the other states.
+        conditions.append(c.state == literal_column(f"'{wanted.state}'"))
+    if wanted.source is not None:
+        conditions.append(c.source == wanted.source)
+    if wanted.type is not None:
+        conditions.append(c.event_type.like(like(wanted.type)))
+    if wanted.object is not None:
+        conditions.append(c.object_id == wanted.object)
+    if wanted.since is not None:
+        conditions.append(c.received_at >= wanted.since)
+    if wanted.until is not None:
+        conditions.append(c.received_at < wanted.until)
+    if wanted.error is not None:
+        conditions.append(c.last_error_code == wanted.error)
+    if wanted.event_id is not None:
+        conditions.append(c.event_id == wanted.event_id)
+    return conditions
+
+
+async def list_events(
+    connection: AsyncConnection,
+    wanted: Filter,
+    *,
+    limit: int = 50,
+    before_id: int | None = None,
+) -> list[dict[str, Any]]:
+    """Events that fit, the newest first; ``before_id`` continues a listing."""
+    statement = select(_events).where(*_conditions(wanted)).order_by(_events.c.id.desc())
+    if before_id is not None:
+        statement = statement.where(_events.c.id < before_id)
+    rows = await connection.execute(statement.limit(limit))
+    return [dict(row._mapping) for row in rows]
+
+
+async def count_events(connection: AsyncConnection, wanted: Filter) -> int:
+    """How many events fit."""
+    statement = select(func.count()).select_from(_events).where(*_conditions(wanted))
+    return int((await connection.execute(statement)).scalar_one())
+
+
+async def find_ids(connection: AsyncConnection, wanted: Filter) -> list[int]:
+    """The inbox ids of all events that fit, in the order of arrival."""
+    statement = select(_events.c.id).where(*_conditions(wanted)).order_by(_events.c.id)
+    return list((await connection.execute(statement)).scalars())
+
+
+async def show_event(
+    connection: AsyncConnection, event_id: str, source: str | None = None
+) -> list[dict[str, Any]]:
+    """An event by its id, once per source that has it, with the proof of what became of it.
+
+    Each has ``deliveries``, ``failures``, ``signature_header`` and ``body`` (bytes) besides the
+    columns of the view.
+    """
+    found = await list_events(connection, Filter(event_id=event_id, source=source))
+    for event in found:
+        inbox_id, received_at = event["id"], event["received_at"]
+        deliveries = await connection.execute(
+            select(_deliveries)
+            .where(_deliveries.c.event_id == event_id, _deliveries.c.inbox_id == inbox_id)
+            .order_by(_deliveries.c.produced_at, _deliveries.c.record)
+        )
+        event["deliveries"] = [dict(row._mapping) for row in deliveries]
+        failures = await connection.execute(
+            sql(
+                "SELECT failed_at, error_code, error FROM relay.attempt"
+                " WHERE inbox_id = :inbox_id ORDER BY id"
+            ),
+            {"inbox_id": inbox_id},
+        )
+        event["failures"] = [dict(row._mapping) for row in failures]
+        received = await connection.execute(
+            sql(
+                "SELECT signature_header, body FROM relay.inbox"
+                " WHERE id = :id AND received_at = :received_at"
+            ),
+            {"id": inbox_id, "received_at": received_at},
+        )
+        event |= dict(received.one()._mapping)
+    return found
+
+
+async def retry(connection: AsyncConnection, inbox_ids: Sequence[int], operator: Operator) -> int:
+    """Try waiting events now; frees a source that halted at one. Returns how many were waiting."""
+    rows = await connection.execute(
+        sql(
+            "UPDATE relay.queue SET visible_at = NULL"
+            " WHERE inbox_id = ANY (:ids) AND kind = 0 RETURNING number"
+        ),
+        {"ids": list(inbox_ids)},
+    )
+    numbers = list(rows.scalars())
+    await _free_halted(connection, numbers)
+    await log(connection, operator, "event.retry", f"{len(numbers)} events", {"ids": inbox_ids})
+    return len(numbers)
+
+
+async def skip(connection: AsyncConnection, inbox_ids: Sequence[int], operator: Operator) -> int:
+    """Give waiting events up: a receipt says ``discarded``. Returns how many were waiting.
+
+    Waits for the batch that an event may be in, so that it is either delivered or skipped.
+    """
+    await _lock_lanes_of(connection, inbox_ids)
+    rows = await connection.execute(sql(_DISCARD_QUEUED), {"ids": list(inbox_ids)})
+    numbers = list(rows.scalars())
+    await _free_halted(connection, numbers)
+    await log(connection, operator, "event.skip", f"{len(numbers)} events", {"ids": inbox_ids})
+    return len(numbers)
+
+
+_DISCARD_QUEUED = """
+WITH gone AS (
+    DELETE FROM relay.queue WHERE inbox_id = ANY (:ids) AND kind = 0
+    RETURNING inbox_id, received_at, number, attempts, replay_id
+)
+INSERT INTO relay.receipt
+    (inbox_id, received_at, number, record, kind, attempts, skipped, replay_id, produced_at)
+SELECT inbox_id, received_at, number, 0, 0, attempts, 'discarded', replay_id, clock_timestamp()
+FROM gone
+RETURNING number
+"""
+
+
+async def _lock_lanes_of(connection: AsyncConnection, inbox_ids: Sequence[int]) -> None:
+    await connection.execute(
+        sql(
+            "SELECT FROM relay.lane WHERE (source_id, lane) IN"
+            " (SELECT source_id, lane FROM relay.queue WHERE inbox_id = ANY (:ids))"
+            " ORDER BY source_id, lane FOR NO KEY UPDATE"
+        ),
+        {"ids": list(inbox_ids)},
+    )
+
+
+async def _free_halted(connection: AsyncConnection, numbers: Sequence[int]) -> None:
+    await connection.execute(
+        sql(
+            "UPDATE relay.source SET halted_at = NULL, halted_code = NULL, halted_error = NULL,"
+            " halted_number = NULL WHERE halted_number = ANY (:numbers)"
+        ),
+        {"numbers": list(numbers)},
+    )
+
+
+async def discard_source(
+    connection: AsyncConnection, source_id: int, operator: Operator
+) -> tuple[int, int]:
+    """Give up all that is unfinished of a source; returns how many events and dead letters."""
+    await connection.execute(
+        sql("SELECT FROM relay.lane WHERE source_id = :id ORDER BY lane FOR NO KEY UPDATE"),
+        {"id": source_id},
+    )
+    queued = list(
+        (
+            await connection.execute(
+                sql("SELECT inbox_id FROM relay.queue WHERE source_id = :id AND kind = 0"),
+                {"id": source_id},
+            )
+        ).scalars()
+    )
+    await connection.execute(sql(_DISCARD_QUEUED), {"ids": queued})
+    await connection.execute(
+        sql("DELETE FROM relay.queue WHERE source_id = :id"), {"id": source_id}
+    )
+    dead = list(
+        (
+            await connection.execute(
+                sql(
+                    "SELECT id FROM relay.dead_letter WHERE source_id = :id"
+                    " AND replayed_at IS NULL AND discarded_at IS NULL"
+                ),
+                {"id": source_id},
+            )
+        ).scalars()
+    )
+    await discard_dead_letters(connection, dead)
+    details = {"events": len(queued), "dead_letters": len(dead)}
+    await log(connection, operator, "source.discard", str(source_id), details)
+    return len(queued), len(dead)
+
+
+async def discard_dead_letters(connection: AsyncConnection, ids: Sequence[int]) -> list[int]:
+    """Close open dead letters for good, with a receipt that says so; returns those that were."""
+    rows = await connection.execute(
+        sql(
+            """
+            WITH closed AS (
+                UPDATE relay.dead_letter SET discarded_at = clock_timestamp()
+                WHERE id = ANY (:ids) AND replayed_at IS NULL AND discarded_at IS NULL
+                RETURNING id, inbox_id, received_at, attempts
+            ), proof AS (
+                INSERT INTO relay.receipt
+                    (inbox_id, received_at, number, record, kind, attempts, skipped, produced_at)
+                SELECT inbox_id, received_at, nextval('relay.arrival'), 0, 0, attempts,
+                    'discarded', clock_timestamp()
+                FROM closed WHERE inbox_id IS NOT NULL
+            )
+            SELECT id FROM closed
+            """
+        ),
+        {"ids": list(ids)},
+    )
+    return list(rows.scalars())
+
+
+async def log(
+    connection: AsyncConnection,
+    operator: Operator,
+    action: str,
+    target: str,
+    details: dict[str, Any] | None = None,
+) -> None:
+    """Write down who did what and why."""
+    await connection.execute(
+        insert(operator_log).values(
+            who=operator.who,
+            action=action,
+            target=target,
+            reason=operator.reason,
+            details=details if details is None else msgspec.to_builtins(details),
+        )
+    )
