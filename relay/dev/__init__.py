@@ -1,0 +1,1 @@
+"""What development, the demo and tests run on: real parts out of Python packages."""

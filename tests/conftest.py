@@ -1,0 +1,106 @@
+"""The real parts under every test: PostgreSQL and a Kafka-compatible broker.
+
+- RELAY_TEST_DATABASE_URL: a PostgreSQL server to use instead of the embedded one; its role may
+  create databases.
+- RELAY_TEST_BROKER: `embedded` (default) or `apache`, which is Apache Kafka from Maven's jars.
+- RELAY_TEST_KAFKA: bootstrap servers of a cluster to use instead of either.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from relay.dev.broker import EmbeddedBroker
+from relay.dev.postgres import EmbeddedPostgres
+from relay.store.engine import Database
+from tests.support.databases import Databases
+from tests.support.kafka import ApacheKafka
+from tests.support.topics import TopicReader
+
+# Each test may open a pool of its own, several processes even more of them.
+_SETTINGS = {"max_connections": "300"}
+
+
+@pytest_asyncio.fixture(scope="session")
+async def postgres(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Databases]:
+    """The PostgreSQL server of this run; the fixtures below are what most tests want."""
+    external = os.environ.get("RELAY_TEST_DATABASE_URL")
+    if external:
+        databases = await Databases.connect(external)
+        yield databases
+        await databases.close()
+        return
+    directory = tmp_path_factory.mktemp("postgres")
+    async with EmbeddedPostgres(directory, settings=_SETTINGS) as server:
+        databases = await Databases.connect(server.dsn)
+        yield databases
+        await databases.close()
+
+
+@pytest_asyncio.fixture
+async def database_url(postgres: Databases) -> AsyncIterator[str]:
+    """A fresh database at the newest schema revision."""
+    url = await postgres.create()
+    yield url
+    await postgres.drop(url)
+
+
+@pytest_asyncio.fixture
+async def empty_database_url(postgres: Databases) -> AsyncIterator[str]:
+    """A fresh database without our schema."""
+    url = await postgres.create_empty()
+    yield url
+    await postgres.drop(url)
+
+
+@pytest_asyncio.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    """A pool on the fresh database."""
+    database = Database(database_url)
+    yield database
+    await database.close()
+
+
+@pytest_asyncio.fixture(scope="session")
+async def kafka(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
+    """The bootstrap servers of this run's broker."""
+    external = os.environ.get("RELAY_TEST_KAFKA")
+    if external:
+        yield external
+        return
+    directory = tmp_path_factory.mktemp("kafka")
+    async with _broker(directory) as broker:
+        yield broker.bootstrap_servers
+
+
+def _broker(directory: Path) -> EmbeddedBroker | ApacheKafka:
+    kind = os.environ.get("RELAY_TEST_BROKER", "embedded")
+    if kind == "embedded":
+        return EmbeddedBroker(directory / "broker.log")
+    if kind == "apache":
+        return ApacheKafka(directory)
+    raise pytest.UsageError(f"RELAY_TEST_BROKER is {kind!r}; it may be embedded or apache")
+
+
+@pytest.fixture(scope="session")
+def apache_kafka() -> bool:
+    """Whether Kafka's refusals can be tested: the embedded broker refuses nothing."""
+    return os.environ.get("RELAY_TEST_BROKER") == "apache"
+
+
+@pytest.fixture
+def kafka_reader(kafka: str) -> TopicReader:
+    """Reads topics back: `await kafka_reader.read_topic(name, at_least=3)`."""
+    return TopicReader(kafka)
+
+
+@pytest.fixture
+def topic_prefix() -> str:
+    """A topic prefix of this test alone, since all tests share one cluster."""
+    return f"t{secrets.token_hex(5)}-"

@@ -1,0 +1,61 @@
+"""Databases for tests: each test gets a fresh one, cloned from a migrated template."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Self
+from urllib.parse import quote, urlsplit, urlunsplit
+
+import asyncpg
+
+from relay.store.schema import migrate
+
+
+class Databases:
+    """Makes and drops databases on one PostgreSQL server.
+
+    `dsn` is a URL of the server whose role may create databases.
+    """
+
+    def __init__(self, dsn: str, admin: asyncpg.Connection) -> None:
+        self.dsn = dsn
+        self._admin = admin
+        self._run = secrets.token_hex(4)
+        self._made = 0
+        self._template: str | None = None
+
+    @classmethod
+    async def connect(cls, dsn: str) -> Self:
+        return cls(dsn, await asyncpg.connect(dsn))
+
+    def url(self, database: str) -> str:
+        """The URL of another database of the server."""
+        return urlunsplit(urlsplit(self.dsn)._replace(path=f"/{quote(database)}"))
+
+    async def create_empty(self) -> str:
+        """The URL of a new database without our schema."""
+        return self.url(await self._create("template0"))
+
+    async def create(self) -> str:
+        """The URL of a new database at the newest schema revision."""
+        if self._template is None:
+            template = await self._create("template0")
+            await migrate(self.url(template))
+            self._template = template
+        return self.url(await self._create(self._template))
+
+    async def drop(self, url: str) -> None:
+        """Drop it, and end whatever is still connected to it."""
+        name = urlsplit(url).path.removeprefix("/")
+        await self._admin.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+
+    async def close(self) -> None:
+        if self._template is not None:
+            await self.drop(self.url(self._template))
+        await self._admin.close()
+
+    async def _create(self, template: str) -> str:
+        self._made += 1
+        name = f"relay_test_{self._run}_{self._made}"
+        await self._admin.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+        return name
