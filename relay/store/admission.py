@@ -1,0 +1,55 @@
+"""What the receiver has to know to let a request in: sources, keys, secrets and the time."""
+
+from __future__ import annotations
+
+import time
+
+import msgspec
+from sqlalchemy import func, or_, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from relay.core.errors import ConfigError
+from relay.core.source import SourceConfig
+from relay.store.sealing import Seal
+from relay.store.sources import list_all, open_secrets
+from relay.store.tables import api_key
+
+
+class Admitted(msgspec.Struct, frozen=True):
+    """A source that may receive. Its secrets are in the clear: never log it."""
+
+    config: SourceConfig
+    key_sha256s: tuple[bytes, ...]
+    signing_secrets: tuple[str, ...] | None
+    """None: a stored secret cannot be opened with the encryption keys of this process."""
+
+    def __repr__(self) -> str:
+        return f"Admitted({self.config.public_id})"
+
+
+class Admission(msgspec.Struct, frozen=True):
+    """All of them by public id, and how far PostgreSQL's clock is ahead of ours, in seconds."""
+
+    sources: dict[str, Admitted]
+    clock_offset: float
+
+
+async def load(connection: AsyncConnection, seal: Seal) -> Admission:
+    """Read everything anew; keys that have expired are left out."""
+    keys: dict[int, list[bytes]] = {}
+    good = or_(api_key.c.expires_at.is_(None), api_key.c.expires_at > func.now())
+    for row in await connection.execute(select(api_key.c.source_id, api_key.c.sha256).where(good)):
+        keys.setdefault(row.source_id, []).append(row.sha256)
+    admitted = {}
+    for each in await list_all(connection):
+        try:
+            secrets = open_secrets(each, seal)
+        except ConfigError:
+            # This source cannot be verified, which is no reason to refuse all others.
+            secrets = None
+        admitted[each.config.public_id] = Admitted(
+            each.config, tuple(keys.get(each.config.source_id, ())), secrets
+        )
+    before = time.time()
+    now = (await connection.execute(select(func.clock_timestamp()))).scalar_one()
+    return Admission(admitted, now.timestamp() - (before + time.time()) / 2)
