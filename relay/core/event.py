@@ -23,6 +23,7 @@ _MAX_CREATED: Final = 253_402_300_799
 
 _THIN: Final = "v2.core.event"
 _UTF8_CHUNK: Final = 1 << 20
+_COPY_LIMIT: Final = 1 << 20
 
 
 class Event(msgspec.Struct, frozen=True):
@@ -69,7 +70,7 @@ _OBJECT_NAMES: Final = frozenset(_Object.__struct_fields__)
 
 
 def peek(body: bytes) -> Event:
-    """Reads the facts of a snapshot event, about 3 µs for 3 KB.
+    """Reads the facts of a snapshot event, about 5 µs for 3 KB.
 
     Strict about what routing needs, lenient about the rest: an `account`, `livemode`,
     `api_version` or `created` of a wrong type counts as absent, as does a null
@@ -78,15 +79,12 @@ def peek(body: bytes) -> Event:
     """
     if not body.isascii():
         _check_text(body)
-    if (
-        len(body) > 2 * MAX_DEPTH
-        and body.count(b"{") + body.count(b"[") > MAX_DEPTH
-        and tokens.deeper_than(body, MAX_DEPTH)
-    ):
+    if _openers(body) > MAX_DEPTH and tokens.deeper_than(body, MAX_DEPTH):
         raise UnusableEvent("too_deep", f"nested more than {MAX_DEPTH} levels deep")
     try:
         envelope = _decode(body)
     except (msgspec.DecodeError, RecursionError):
+        check_json(body)
         return _peek_exactly(body)
     if envelope.object == _THIN:
         raise _thin()
@@ -105,16 +103,12 @@ def peek(body: bytes) -> Event:
 
 
 def _peek_exactly(body: bytes) -> Event:
-    """The same from the tokens: for wrong types, lone surrogates and a nearly exhausted stack."""
-    try:
-        start = tokens.check(body)
-    except tokens.MalformedError as error:
-        raise UnusableEvent("invalid_json", f"not JSON at byte {error.offset}") from None
-    envelope = tokens.find(body, start, _ENVELOPE_NAMES)
+    """The same from the tokens: for wrong types and lone surrogates."""
+    envelope = tokens.find(body, tokens.skip_space(body, 0), _ENVELOPE_NAMES)
     if _string(envelope.get("object")) == _THIN:
         raise _thin()
     event_id = _string(envelope.get("id"))
-    if event_id is None:
+    if not event_id:
         raise UnusableEvent("missing_id", "the event has no string id")
     event_type = _string(envelope.get("type"))
     if event_type is None:
@@ -182,18 +176,38 @@ def _event(
     )
 
 
+def check_json(body: bytes) -> None:
+    """Raises UnusableEvent unless the body, known to be UTF-8, is JSON."""
+    try:
+        if tokens.is_json(body):
+            return
+    except RecursionError:
+        raise UnusableEvent("too_deep", "nested deeper than the stack that is left") from None
+    raise UnusableEvent("invalid_json", "the body is not JSON")
+
+
 def _check_text(body: bytes) -> None:
     """UTF-8 in whole: msgspec lets bad bytes through in what it skips."""
     if body.startswith(codecs.BOM_UTF8):
         raise UnusableEvent("bom", "the body starts with a byte order mark")
-    decoder = codecs.getincrementaldecoder("utf-8")()
     try:
         # In chunks: one string of a 50 MB body with a single emoji would take 200 MB.
-        for at in range(0, len(body), _UTF8_CHUNK):
-            decoder.decode(body[at : at + _UTF8_CHUNK])
-        decoder.decode(b"", final=True)
+        at = 0
+        while at < len(body):
+            chunk = body[at : at + _UTF8_CHUNK]
+            at += codecs.utf_8_decode(chunk, "strict", len(chunk) < _UTF8_CHUNK)[1]
     except UnicodeDecodeError:
         raise UnusableEvent("not_utf8", "the body is not UTF-8") from None
+
+
+def _openers(body: bytes) -> int:
+    """Brackets that open anything, in strings too: no more of them, no deeper nesting."""
+    if len(body) <= 2 * MAX_DEPTH:
+        return 0
+    if len(body) > _COPY_LIMIT:
+        return body.count(b"{") + body.count(b"[")
+    # `replace` finds single bytes by memchr, `count` looks at each: 0.8 against 2.5 µs for 3 KB.
+    return 2 * len(body) - len(body.replace(b"{", b"")) - len(body.replace(b"[", b""))
 
 
 def _check_type(event_type: str) -> None:

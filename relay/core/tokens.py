@@ -1,118 +1,81 @@
-"""JSON as tokens in bytes: exact, iterative, slow.
+"""JSON as tokens in bytes: exact, and slower than msgspec.
 
-msgspec does this work a hundred times faster and is used wherever it can be. It refuses lone
-surrogates (`"\\ud800"`, which RFC 8259 allows) even in fields that it skips, recurses, and gives
-up at the first field of another type than expected. These functions never decode what they do
-not have to, so they keep every byte of every token, and never recurse.
+msgspec is used wherever it can be. It refuses lone surrogates (`"\\ud800"`, which RFC 8259 allows)
+even in fields that it skips, gives up at the first field of another type than expected, and never
+says where something stood. These functions never decode what they do not have to, keep every byte
+of every token, and do not recurse.
 
-Offsets are into the bytes given. `skip` checks the grammar of RFC 8259 in full; the other
-functions trust bytes that were checked before.
+Offsets are into the bytes given. All but `is_json` and `deeper_than` trust that they are JSON.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from array import array
 from collections.abc import Iterator
-from itertools import accumulate
+from itertools import accumulate, islice
 from typing import Final
 
-_SPACE: Final = rb"[ \t\r\n]*+"
-_STRING: Final = rb'"(?:[^"\\\x00-\x1f]++|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*+"'
-_NUMBER: Final = rb"-?+(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?+(?:[eE][+-]?+[0-9]++)?+"
-_SCALAR: Final = rb"(?:" + _STRING + rb"|" + _NUMBER + rb"|true|false|null)"
-_KEY: Final = _STRING + _SPACE + rb":" + _SPACE
+import msgspec
 
-_space: Final = re.compile(_SPACE).match
-_scalar: Final = re.compile(_SCALAR).match
-_key: Final = re.compile(rb"(" + _STRING + rb")" + _SPACE + rb":" + _SPACE).match
-# Runs of scalars in one match: most of any document, and what makes `skip` bearable in Python.
-_scalar_members: Final = re.compile(
-    rb"(?:" + _KEY + _SCALAR + _SPACE + rb"," + _SPACE + rb")*+" + _KEY
-).match
-_scalar_elements: Final = re.compile(rb"(?:" + _SCALAR + _SPACE + rb"," + _SPACE + rb")*+").match
-
-_significant: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[^" \t\r\n]++', re.DOTALL).findall
-
-_OPEN_OBJECT: Final = ord("{")
-_OPEN_ARRAY: Final = ord("[")
-_CLOSE_OBJECT: Final = ord("}")
-_CLOSE_ARRAY: Final = ord("]")
-_COMMA: Final = ord(",")
+_STRING: Final = rb'"(?:[^"\\]++|\\.)*+"'
 
 
-class MalformedError(ValueError):
-    """The bytes are not JSON; `offset` is where that shows."""
+def _matcher(pattern: bytes) -> re.Pattern[bytes]:
+    return re.compile(pattern, re.DOTALL)
 
-    def __init__(self, offset: int) -> None:
-        super().__init__(f"not JSON at byte {offset}")
-        self.offset = offset
+
+_space: Final = _matcher(rb"[ \t\r\n]*+")
+_key: Final = _matcher(rb"(" + _STRING + rb")[ \t\r\n]*+:[ \t\r\n]*+")
+_scalar: Final = _matcher(_STRING + rb"|[^ \t\r\n,}\]]++")
+_significant: Final = _matcher(rb"(?:" + _STRING + rb'|[^" \t\r\n]++)++')
+_strings: Final = _matcher(_STRING)
+_outside: Final = _matcher(rb'(?:[^"]++|' + _STRING + rb")++")
+_to_bracket: Final = _matcher(rb'(?:[^"\[\]{}]++|' + _STRING + rb")*+[\[\]{}]")
+
+_NOT_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
+_STEPS: Final = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
+_CHUNK: Final = 1 << 16
+
+_validate: Final = msgspec.json.Decoder(msgspec.Raw).decode
+
+
+def is_json(text: bytes) -> bool:
+    """Whether UTF-8 `text` is one JSON value by RFC 8259, at the speed of msgspec.
+
+    Raises RecursionError when the nesting exceeds what is left of the interpreter's stack.
+    """
+    # The only JSON that msgspec refuses has lone surrogates: \\ud... and \\ue... differ in nothing
+    # else. Where the backslash is itself escaped, one letter is exchanged for another.
+    text = text.replace(b"\\ud", b"\\ue").replace(b"\\uD", b"\\ue")
+    try:
+        _validate(text)
+    except msgspec.DecodeError:
+        return False
+    return True
 
 
 def skip_space(text: bytes, at: int) -> int:
     """The offset of the next significant byte."""
-    space = _space(text, at)
-    return space.end() if space else at
+    return _end(_space, text, at)
 
 
 def skip(text: bytes, at: int) -> int:
-    """The end of the value that starts at `at`; raises MalformedError.
-
-    Every token on the way is checked. The nesting costs one byte of memory a level, nothing else.
-    """
-    closers = bytearray()
-    size = len(text)
-    while True:
-        # A value starts here.
-        opener = text[at] if at < size else -1
-        if opener in (_OPEN_OBJECT, _OPEN_ARRAY):
-            closers.append(opener + 2)  # in ASCII, } is { + 2 and ] is [ + 2
-            at = skip_space(text, at + 1)
-            if at >= size:
-                raise MalformedError(at)
-            if text[at] != closers[-1]:
-                at = _to_value(text, at, closers[-1])
-                continue
-        else:
-            scalar = _scalar(text, at)
-            if scalar is None:
-                raise MalformedError(at)
-            at = scalar.end()
-            if not closers:
-                return at
-            at = skip_space(text, at)
-        # A value ended before `at`, or an empty container ends here.
-        while True:
-            if at >= size:
-                raise MalformedError(at)
-            if text[at] == closers[-1]:
-                closers.pop()
-                at += 1
-                if not closers:
-                    return at
-                at = skip_space(text, at)
-                continue
-            if text[at] != _COMMA:
-                raise MalformedError(at)
-            at = _to_value(text, skip_space(text, at + 1), closers[-1])
-            break
-
-
-def _to_value(text: bytes, at: int, closer: int) -> int:
-    """From where a member or element must start to where its value, or that of a later one, is."""
-    run = (_scalar_members if closer == _CLOSE_OBJECT else _scalar_elements)(text, at)
-    if run is None:
-        raise MalformedError(at)
-    return run.end()
-
-
-def check(text: bytes) -> int:
-    """Checks that `text` is one JSON value and returns where that starts; raises MalformedError."""
-    start = skip_space(text, 0)
-    end = skip_space(text, skip(text, start))
-    if end != len(text):
-        raise MalformedError(end)
-    return start
+    """The end of the value that starts at `at`."""
+    if text[at] not in b"{[":
+        return _end(_scalar, text, at)
+    depth = 0
+    size = 128
+    # Looks at no more than a few times the value's own size, and at 50 MB without a Python loop
+    # over its brackets.
+    for start, _, steps in _chunks(text, at, size):
+        levels = list(accumulate(steps, initial=depth))
+        if 0 in levels[1:]:
+            brackets = _to_bracket.finditer(text, start)
+            return next(islice(brackets, levels.index(0, 1) - 1, None)).end()
+        depth = levels[-1]
+    raise AssertionError("skip was given text that is not JSON")
 
 
 def members(text: bytes, at: int) -> Iterator[tuple[str, int, int, int]]:
@@ -121,26 +84,21 @@ def members(text: bytes, at: int) -> Iterator[tuple[str, int, int, int]]:
     Each is (decoded name, start of the name, start of the value, end of the value).
     """
     at = skip_space(text, at + 1)
-    while text[at] != _CLOSE_OBJECT:
-        key = _key(text, at)
-        if key is None:
-            raise MalformedError(at)
+    while text[at] in b'"':
+        key = _key.match(text, at)
+        assert key is not None
         end = skip(text, key.end())
         yield string(key[1]), at, key.end(), end
-        at = skip_space(text, end)
-        if text[at] == _COMMA:
-            at = skip_space(text, at + 1)
+        at = _next(text, end)
 
 
 def elements(text: bytes, at: int) -> Iterator[tuple[int, int]]:
     """The (start, end) of each element of the array that starts at `at`."""
     at = skip_space(text, at + 1)
-    while text[at] != _CLOSE_ARRAY:
+    while text[at] not in b"]":
         end = skip(text, at)
         yield at, end
-        at = skip_space(text, end)
-        if text[at] == _COMMA:
-            at = skip_space(text, at + 1)
+        at = _next(text, end)
 
 
 def find(text: bytes, at: int, names: frozenset[str]) -> dict[str, bytes]:
@@ -168,7 +126,10 @@ def quote(text: str) -> bytes:
 
 def minify(text: bytes) -> bytes:
     """Drops the white space between tokens and nothing else."""
-    return b"".join(_significant(text))
+    minified = bytearray()
+    for start, end, _ in _chunks(text, 0, _CHUNK):
+        minified += b"".join(_significant.findall(text, start, end))
+    return bytes(minified)
 
 
 def remove_members(text: bytes, names: frozenset[str]) -> bytes:
@@ -177,28 +138,47 @@ def remove_members(text: bytes, names: frozenset[str]) -> bytes:
     return b"{" + b",".join(kept) + b"}"
 
 
-# Up to 4,096 pieces that together start and end outside a string.
-_outside: Final = re.compile(rb'(?:[^"]{1,65536}+|"(?:[^"\\]++|\\.)*+"){1,4096}+', re.DOTALL).match
-_strip_strings: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL).sub
-_NOT_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
-_STEPS: Final = bytes.maketrans(b"[{]}", b"\x02\x02\x00\x00")
-
-
 def deeper_than(text: bytes, limit: int) -> bool:
     """Whether brackets outside strings are ever nested more than `limit` deep.
 
-    Works a chunk at a time and stops at the first bracket too many: 50 MB of `[` cost one chunk.
-    Says nothing about text that is not JSON beyond the point where that shows.
+    Stops at the first chunk with a bracket too many: 50 MB of `[` cost one. Text that is not JSON
+    gets some answer.
     """
-    depth = at = 0
-    while (chunk := _outside(text, at)) is not None:
-        brackets = _strip_strings(b"", chunk[0]).translate(_STEPS, _NOT_BRACKETS)
-        at = chunk.end()
-        opened = brackets.count(b"\x02")
-        if depth + opened > limit:
-            # Each byte is a step of +1 or -1, written as 2 or 0.
-            running = accumulate(brackets, lambda level, step: level + step - 1, initial=depth)
-            if max(running) > limit:
-                return True
-        depth += 2 * opened - len(brackets)
+    depth = 0
+    for _, _, steps in _chunks(text, 0, _CHUNK):
+        if depth + len(steps) > limit and max(accumulate(steps, initial=depth)) > limit:
+            return True
+        depth += sum(steps)
     return False
+
+
+def _chunks(text: bytes, at: int, size: int) -> Iterator[tuple[int, int, array[int]]]:
+    """Cuts the rest of `text` outside of strings; what is left after a quote that never closes
+    is not there.
+
+    Each chunk is (start, end, its brackets as steps of +1 and -1). The first is of about `size`
+    bytes, each later one twice the one before, up to 64 KB or the length of a string.
+    """
+    while at < len(text):
+        chunk = _outside.match(text, at, at + size)
+        if chunk is not None:
+            brackets = _strings.sub(b"", chunk[0]).translate(_STEPS, _NOT_BRACKETS)
+            yield at, chunk.end(), array("b", brackets)
+            at = chunk.end()
+            size = min(2 * size, _CHUNK)
+        elif at + size < len(text):
+            size *= 2
+        else:
+            return
+
+
+def _next(text: bytes, at: int) -> int:
+    """From the end of a member or element to the next one, or to the closing bracket."""
+    at = skip_space(text, at)
+    return skip_space(text, at + 1) if text[at] in b"," else at
+
+
+def _end(pattern: re.Pattern[bytes], text: bytes, at: int) -> int:
+    match = pattern.match(text, at)
+    assert match is not None
+    return match.end()

@@ -6,6 +6,7 @@ and the order of members survive only in the bytes themselves.
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final
 
 import msgspec
@@ -13,6 +14,7 @@ import msgspec
 from relay.core import tokens
 from relay.core.catalog import FAN_OUTS, FanOut
 from relay.core.errors import UnusableEvent
+from relay.core.event import check_json
 
 OWN_NAMES: Final = frozenset(
     {
@@ -30,11 +32,14 @@ OWN_NAMES: Final = frozenset(
 
 OWN_CHILD_NAMES: Final = frozenset({"_ctx_event_id"})
 
+# For two bytes, `re` is nearly twice as fast as `in`.
+_underscored: Final = re.compile(rb'"_').search
+
 _NULL: Final = msgspec.Raw(b"null")
 _format: Final = msgspec.json.format
 
 
-class Parts(msgspec.Struct, frozen=True):
+class Parts(msgspec.Struct, frozen=True, gc=False):
     """Tokens of an event, without insignificant white space."""
 
     object: bytes
@@ -100,9 +105,9 @@ def read(body: bytes) -> Parts:
         found = data.object
         parts = Parts(
             _format(found, indent=-1),
-            bytes(envelope.created),
-            bytes(envelope.api_version),
-            bytes(envelope.livemode),
+            envelope.created,
+            envelope.api_version,
+            envelope.livemode,
             b"null"
             if data.previous_attributes is _NULL
             else _format(data.previous_attributes, indent=-1),
@@ -115,12 +120,9 @@ def read(body: bytes) -> Parts:
 
 
 def _read_exactly(body: bytes) -> Parts:
-    """The same for lone surrogates and a nearly exhausted stack."""
-    try:
-        start = tokens.check(body)
-    except tokens.MalformedError as error:
-        raise UnusableEvent("invalid_json", f"not JSON at byte {error.offset}") from None
-    envelope = tokens.find(body, start, _ENVELOPE_NAMES)
+    """The same for lone surrogates."""
+    check_json(body)
+    envelope = tokens.find(body, tokens.skip_space(body, 0), _ENVELOPE_NAMES)
     data = tokens.find(envelope.get("data", b""), 0, _DATA_NAMES)
     null = b"null"
     return Parts(
@@ -136,9 +138,10 @@ def splice(payload: bytes, names: frozenset[str], fields: bytes) -> bytes:
     """Adds `fields` (`"name":token,...`) at the end of a minified object.
 
     Members of the payload under one of `names` go first, however they are escaped. All of our
-    names start with an underscore, so that two searches clear almost every payload of the charge.
+    names start with an underscore, so that two searches clear almost every payload of the charge
+    (0.04 of the price of looking at its members).
     """
-    if b'"_' in payload or b'"\\u005' in payload:
+    if _underscored(payload) or (b"\\" in payload and b'"\\u005' in payload):
         payload = tokens.remove_members(payload, names)
     return b"".join((payload[:-1], b"," if len(payload) > 2 else b"", fields, b"}"))
 
