@@ -80,6 +80,7 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
     state: State | None = None
     error: str | None = None
     event_id: str | None = None
+    inbox_id: int | None = None
 
 
 class Operator(msgspec.Struct, frozen=True):
@@ -117,6 +118,8 @@ def _conditions(wanted: Filter) -> list[ColumnElement[bool]]:
         conditions.append(c.last_error_code == wanted.error)
     if wanted.event_id is not None:
         conditions.append(c.event_id == wanted.event_id)
+    if wanted.inbox_id is not None:
+        conditions.append(c.id == wanted.inbox_id)
     return conditions
 
 
@@ -147,20 +150,20 @@ async def find_ids(connection: AsyncConnection, wanted: Filter) -> list[int]:
     return list((await connection.execute(statement)).scalars())
 
 
-async def show_event(
-    connection: AsyncConnection, event_id: str, source: str | None = None
-) -> list[dict[str, Any]]:
-    """An event by its id, once per source that has it, with the proof of what became of it.
+async def show_events(connection: AsyncConnection, wanted: Filter) -> list[dict[str, Any]]:
+    """The events that fit (an event id may have come to several sources), with their proofs.
 
     Each has ``deliveries``, ``failures``, ``signature_header`` and ``body`` (bytes) besides the
     columns of the view.
     """
-    found = await list_events(connection, Filter(event_id=event_id, source=source))
+    found = await list_events(connection, wanted)
     for event in found:
         inbox_id, received_at = event["id"], event["received_at"]
         deliveries = await connection.execute(
             select(_deliveries)
-            .where(_deliveries.c.event_id == event_id, _deliveries.c.inbox_id == inbox_id)
+            .where(
+                _deliveries.c.event_id == event["event_id"], _deliveries.c.inbox_id == inbox_id
+            )
             .order_by(_deliveries.c.produced_at, _deliveries.c.record)
         )
         event["deliveries"] = [dict(row._mapping) for row in deliveries]

@@ -142,6 +142,11 @@ async def find(connection: AsyncConnection, name_or_id: str, *, lock: bool = Fal
     return _source(row)
 
 
+async def names(connection: AsyncConnection) -> set[str]:
+    """The names of all sources, deleted ones included: their events are still there."""
+    return set((await connection.execute(select(source.c.name))).scalars())
+
+
 async def update_settings(
     connection: AsyncConnection,
     source_id: int,
@@ -221,6 +226,30 @@ async def credentials(connection: AsyncConnection, seal: Seal) -> dict[int, Cred
         )
         for each in await list_all(connection)
     }
+
+
+async def renew_secrets(connection: AsyncConnection, seal: Seal) -> int:
+    """Seal every stored secret anew with the first key; returns how many there are.
+
+    Raises ConfigError when one cannot be opened with any key; then nothing may be committed.
+    """
+    rows = await connection.execute(
+        select(source.c.id, source.c.signing_secrets, source.c.stripe_api_key)
+        .where(source.c.deleted_at.is_(None))
+        .order_by(source.c.id)
+        .with_for_update()
+    )
+    renewed = 0
+    for row in rows.all():
+        secrets_again = [seal.renew(sealed) for sealed in row.signing_secrets]
+        key_again = None if row.stripe_api_key is None else seal.renew(row.stripe_api_key)
+        await connection.execute(
+            update(source)
+            .where(source.c.id == row.id)
+            .values(signing_secrets=secrets_again, stripe_api_key=key_again)
+        )
+        renewed += len(secrets_again) + (key_again is not None)
+    return renewed
 
 
 def open_secrets(given: Source, seal: Seal) -> tuple[str, ...]:
