@@ -189,7 +189,7 @@ async def _queue_again(
 
 
 async def discard(connection: AsyncConnection, ids: Sequence[int], operator: Operator) -> int:
-    """Give open dead letters up: their events are ``skipped`` as ``discarded``; returns how many."""
+    """Give open dead letters up: their events are ``skipped``; returns how many."""
     closed = await discard_dead_letters(connection, ids)
     details = {"ids": closed}
     await log(connection, operator, "dead_letter.discard", f"{len(closed)} dead letters", details)

@@ -123,6 +123,12 @@ def _conditions(wanted: Filter) -> list[ColumnElement[bool]]:
     return conditions
 
 
+async def now(connection: AsyncConnection) -> datetime:
+    """The clock that arrivals and deaths are told by."""
+    moment: datetime = (await connection.execute(select(func.clock_timestamp()))).scalar_one()
+    return moment
+
+
 async def list_events(
     connection: AsyncConnection,
     wanted: Filter,
@@ -161,9 +167,7 @@ async def show_events(connection: AsyncConnection, wanted: Filter) -> list[dict[
         inbox_id, received_at = event["id"], event["received_at"]
         deliveries = await connection.execute(
             select(_deliveries)
-            .where(
-                _deliveries.c.event_id == event["event_id"], _deliveries.c.inbox_id == inbox_id
-            )
+            .where(_deliveries.c.event_id == event["event_id"], _deliveries.c.inbox_id == inbox_id)
             .order_by(_deliveries.c.produced_at, _deliveries.c.record)
         )
         event["deliveries"] = [dict(row._mapping) for row in deliveries]

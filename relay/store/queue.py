@@ -15,6 +15,8 @@ from uuid import UUID
 import asyncpg
 import msgspec
 
+from relay.core.transform import StoredEvent
+
 # One round trip. READ COMMITTED is stated whatever the server's default: each statement must see
 # what was committed before it. A client that is frozen while idle is ended by the server itself.
 BEGIN = (
@@ -68,10 +70,11 @@ VALUES ($1, $2, $3, clock_timestamp(), $4, $5, $6)
 """
 
 # LATERAL with a LIMIT: always one probe per event, whatever the planner believes of the table.
-_READ_BODIES = """
+_READ_EVENTS = """
 SELECT i.id, i.event_id, i.event_type, i.object_type, i.object_id, i.account, i.livemode,
-       i.api_version, extract(epoch FROM i.event_created)::bigint AS created, i.origin, i.body
-FROM unnest($1::bigint[], $2::timestamptz[]) AS w (id, received_at)
+       i.api_version, extract(epoch FROM i.event_created)::bigint AS created, i.origin, i.body,
+       w.replay_id
+FROM unnest($1::bigint[], $2::timestamptz[], $3::text[]) AS w (id, received_at, replay_id)
 CROSS JOIN LATERAL (
     SELECT * FROM relay.inbox i WHERE i.id = w.id AND i.received_at = w.received_at LIMIT 1
 ) i
@@ -151,18 +154,20 @@ async def write_note(
     )
 
 
-async def read_bodies(
-    pg: asyncpg.Connection, rows: Sequence[QueueRow]
-) -> dict[int, asyncpg.Record]:
-    """The inbox rows of claimed rows, by inbox id.
+async def read_events(pg: asyncpg.Connection, rows: Sequence[QueueRow]) -> dict[int, StoredEvent]:
+    """The events of claimed rows, by inbox id.
 
     On the claiming connection and after the note: its answer proves that the lanes were still
     locked when the note had been committed, so whoever gets them later sees the note.
     """
     found = await pg.fetch(
-        _READ_BODIES, [row.inbox_id for row in rows], [row.received_at for row in rows]
+        _READ_EVENTS,
+        [row.inbox_id for row in rows],
+        [row.received_at for row in rows],
+        [row.replay_id for row in rows],
     )
-    return {record["id"]: record for record in found}
+    events = (StoredEvent(*tuple(record)) for record in found)
+    return {event.inbox_id: event for event in events}
 
 
 async def park(pg: asyncpg.Connection, parkings: Sequence[Parking]) -> None:
@@ -200,11 +205,6 @@ async def park(pg: asyncpg.Connection, parkings: Sequence[Parking]) -> None:
 async def delete_note(pg: asyncpg.Connection, note_id: UUID) -> None:
     """Withdraw a note, when nothing of its batch can reach Kafka any more."""
     await pg.execute("DELETE FROM relay.batch_note WHERE id = $1", note_id)
-
-
-async def delete_own_notes(pg: asyncpg.Connection, process_id: UUID) -> None:
-    """Withdraw all notes of a process that has purged its producer after losing a transaction."""
-    await pg.execute("DELETE FROM relay.batch_note WHERE process_id = $1", process_id)
 
 
 class CrashedBatch(msgspec.Struct, frozen=True):
@@ -308,17 +308,3 @@ async def halt(pg: asyncpg.Connection, row: QueueRow, code: str, error: str) -> 
         error,
         row.number,
     )
-
-
-async def has_work(pg: asyncpg.Connection) -> bool:
-    """Whether anything waits that may be tried now; cheap, for deciding to sleep."""
-    found: bool = await pg.fetchval(
-        """
-        SELECT EXISTS (
-            SELECT FROM relay.source s CROSS JOIN LATERAL (
-                SELECT FROM relay.queue q WHERE q.source_id = s.id
-                AND (q.visible_at IS NULL OR q.visible_at <= now()) LIMIT 1) q
-            WHERE s.paused_at IS NULL AND s.halted_at IS NULL)
-        """
-    )
-    return found

@@ -42,6 +42,28 @@ class Death(msgspec.Struct, frozen=True):
     copy_key_hash: int | None
 
 
+class DeadLetterHead(msgspec.Struct, frozen=True):
+    """What the copy of a dead letter says about it."""
+
+    code: str
+    error: str
+    attempts: int
+
+
+async def read_dead_letters(
+    pg: asyncpg.Connection, inbox_ids: Sequence[int]
+) -> dict[int, DeadLetterHead]:
+    """The newest dead letter of each event, by inbox id."""
+    rows = await pg.fetch(
+        """
+        SELECT DISTINCT ON (inbox_id) inbox_id, error_code, error, attempts
+        FROM relay.dead_letter WHERE inbox_id = ANY ($1) ORDER BY inbox_id, id DESC
+        """,
+        inbox_ids,
+    )
+    return {row["inbox_id"]: DeadLetterHead(*tuple(row)[1:]) for row in rows}
+
+
 # Rows out, receipts in, the note away: one statement, one round trip for the whole batch.
 _SETTLE = """
 WITH gone AS (

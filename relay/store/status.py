@@ -2,46 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Any
 
-import msgspec
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
-
-
-class Durability(msgspec.Struct, frozen=True):
-    """The settings of PostgreSQL without which 2xx would not mean "we hold it"."""
-
-    writable: bool
-    in_recovery: bool
-    fsync: str
-    full_page_writes: str
-    synchronous_commit: str
-    synchronous_standby_names: str
-
-
-async def durability(connection: AsyncConnection) -> Durability:
-    """As they are for this session. Our own transactions state synchronous_commit themselves."""
-    row = (
-        await connection.execute(
-            text(
-                """
-                SELECT current_setting('transaction_read_only') = 'off', pg_is_in_recovery(),
-                       current_setting('fsync'), current_setting('full_page_writes'),
-                       current_setting('synchronous_commit'),
-                       current_setting('synchronous_standby_names')
-                """
-            )
-        )
-    ).one()
-    return Durability(*row)
-
-
-async def clock(connection: AsyncConnection) -> datetime:
-    """The time by which everything here is told."""
-    moment: datetime = (await connection.execute(text("SELECT clock_timestamp()"))).scalar_one()
-    return moment
 
 
 async def lag(connection: AsyncConnection) -> list[dict[str, Any]]:
@@ -89,3 +53,41 @@ async def batches(connection: AsyncConnection) -> list[dict[str, Any]]:
         )
     )
     return [dict(row._mapping) for row in rows]
+
+
+async def services(connection: AsyncConnection) -> list[dict[str, Any]]:
+    """Who of relay is connected, by application name, this command line excepted.
+
+    A role sees the names of its own connections only, unless it may read all statistics.
+    """
+    rows = await connection.execute(
+        text(
+            """
+            SELECT application_name AS name, count(*) AS connections,
+                   min(backend_start) AS connected_since
+            FROM pg_stat_activity
+            WHERE datname = current_database() AND application_name LIKE 'relay-%'
+              AND application_name NOT IN ('relay-cli', 'relay-migrate')
+            GROUP BY 1 ORDER BY 1
+            """
+        )
+    )
+    return [dict(row._mapping) for row in rows]
+
+
+async def partitions_ahead_days(connection: AsyncConnection) -> float | None:
+    """For how many days there are partitions to store into; None when there are none at all."""
+    found: float | None = (
+        await connection.execute(
+            text(
+                """
+                SELECT extract(epoch FROM max(
+                    (regexp_match(pg_get_expr(c.relpartbound, c.oid), 'TO \\(''([^'']+)''\\)'))[1]
+                        ::timestamptz) - now())::float8 / 86400
+                FROM pg_inherits h JOIN pg_class c ON c.oid = h.inhrelid
+                WHERE h.inhparent = 'relay.inbox'::regclass AND NOT h.inhdetachpending
+                """
+            )
+        )
+    ).scalar_one()
+    return found

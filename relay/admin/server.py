@@ -1,0 +1,58 @@
+"""A small HTTP server beside the receiver's, for those who look after the process."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import structlog
+import uvicorn
+from litestar import Litestar
+
+from relay.health import Health
+
+_log = structlog.get_logger("relay.admin")
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its signal handlers: signals belong to the composition root."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class AdminServer:
+    """Serves /livez and /readyz of this process."""
+
+    def __init__(self, health: Health) -> None:
+        self._app = Litestar(route_handlers=health.routes(), openapi_config=None)
+        self._server: _Server | None = None
+        self._serving: asyncio.Task[None] | None = None
+        self._socket: socket.socket | None = None
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where it listens, e.g. after port 0 was asked for."""
+        assert self._socket is not None
+        host, port = self._socket.getsockname()[:2]
+        return host, port
+
+    async def start(self, host: str, port: int) -> None:
+        """Raises OSError when the address cannot be had."""
+        self._socket = socket.create_server((host, port))
+        config = uvicorn.Config(
+            self._app, lifespan="off", log_config=None, access_log=False, server_header=False
+        )
+        self._server = _Server(config)
+        self._serving = asyncio.create_task(self._server.serve(sockets=[self._socket]))
+        _log.info("admin.started", host=self.address[0], port=self.address[1])
+
+    async def stop(self) -> None:
+        if self._server is None or self._serving is None:
+            return
+        self._server.should_exit = True
+        await self._serving
+        self._server = None

@@ -1,0 +1,233 @@
+"""The composition root and supervisor: what runs in a process, and the only loop.
+
+Every service has ``run_once() -> int``: how much it did. The loop calls it again at once while
+there is work, rests when there is none, backs off when it fails, and ends when it is told to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Literal, cast, get_args
+
+import structlog
+
+from relay.admin import AdminServer
+from relay.core.errors import ConfigError
+from relay.forwarder import Forwarder, Recovery, Shared
+from relay.health import Health
+from relay.janitor import Janitor
+from relay.kafka import Kafka
+from relay.receiver import Limits, Receiver
+from relay.settings import Settings
+from relay.store.engine import Database
+from relay.store.failures import DATABASE_FAILURES
+from relay.store.sealing import Seal
+
+_log = structlog.get_logger("relay.app")
+
+Role = Literal["receiver", "forwarder", "admin"]
+ROLES: tuple[Role, ...] = get_args(Role)
+
+_BACKOFF_SECONDS = (0.2, 5.0)
+
+
+class Loop:
+    """Runs one service until ``stop`` is set; ``run_once`` in hand is always finished."""
+
+    def __init__(
+        self, name: str, run_once: Callable[[], Awaitable[int]], *, idle_seconds: float
+    ) -> None:
+        self._name = name
+        self._run_once = run_once
+        self._idle_seconds = idle_seconds
+
+    async def run(self, stop: asyncio.Event) -> None:
+        failures = 0
+        while not stop.is_set():
+            try:
+                done = await self._run_once()
+            except DATABASE_FAILURES as error:
+                failures += 1
+                if failures == 1:
+                    _log.warning("app.database_away", service=self._name, error=_describe(error))
+            except Exception:
+                failures += 1
+                _log.exception("app.service_failed", service=self._name)
+            else:
+                if failures:
+                    _log.info("app.service_recovered", service=self._name, failures=failures)
+                failures = 0
+                if done:
+                    continue
+            await self._rest(stop, failures)
+
+    async def _rest(self, stop: asyncio.Event, failures: int) -> None:
+        if failures:
+            least, most = _BACKOFF_SECONDS
+            seconds = min(most, least * 2.0 ** min(failures, 10)) * random.uniform(0.5, 1)  # noqa: S311
+        else:
+            seconds = self._idle_seconds
+        try:
+            await asyncio.wait_for(stop.wait(), seconds)
+        except TimeoutError:
+            return
+
+
+def _describe(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]
+
+
+def parse_roles(text: str | None) -> tuple[Role, ...]:
+    """The roles of a comma list, all of them when there is none. Raises ConfigError."""
+    if text is None:
+        return ROLES
+    wanted = [word.strip() for word in text.split(",") if word.strip()]
+    for word in wanted:
+        if word not in ROLES:
+            raise ConfigError(f"--roles: no role {word!r}; roles are {', '.join(ROLES)}")
+    if not wanted:
+        raise ConfigError(f"--roles: give at least one of {', '.join(ROLES)}")
+    return tuple(cast(Role, word) for word in dict.fromkeys(wanted))
+
+
+class App:
+    """What runs in one process. ``start`` it, and ``stop`` it within ``drain_seconds``."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        roles: Collection[Role] = ROLES,
+        *,
+        receiver_socket: socket.socket | None = None,
+    ) -> None:
+        if settings.database_url is None:
+            raise ConfigError("RELAY_DATABASE_URL is not set: give the URL of PostgreSQL")
+        if "forwarder" in roles and settings.kafka_bootstrap_servers is None:
+            raise ConfigError("RELAY_KAFKA_BOOTSTRAP_SERVERS is not set: the forwarder needs it")
+        self._settings = settings
+        self._roles = roles
+        self._receiver_socket = receiver_socket
+        # Per forwarder a connection that claims and one for its note; the rest in their turn.
+        connections = settings.forwarder_connections * 2 + 6
+        name = "relay-" + "-".join(sorted(roles))
+        self.database = Database(
+            settings.database_url, pool_size=connections, application_name=name[:60]
+        )
+        self.health = Health(self.database)
+        self._stop_intake = asyncio.Event()
+        self._stop_rest = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._forwarding: list[asyncio.Task[None]] = []
+        self._kafka: Kafka | None = None
+        self.receiver: Receiver | None = None
+        self.admin: AdminServer | None = None
+
+    async def start(self) -> None:
+        """Start everything. Nothing outside has to be up: services wait for it by themselves."""
+        settings = self._settings
+        if "receiver" in self._roles:
+            self.receiver = await self._start_receiver(Seal(settings.encryption_keys))
+        if "forwarder" in self._roles:
+            self._start_forwarder()
+        janitor = Janitor(self.database, retention_days=settings.retention_days)
+        self._spawn("janitor", janitor.run_once, 60.0)
+        self.admin = AdminServer(self.health)
+        await self.admin.start(settings.admin_bind.host, settings.admin_bind.port)
+        _log.info("app.started", roles=sorted(self._roles))
+
+    async def _start_receiver(self, seal: Seal) -> Receiver:
+        settings = self._settings
+        receiver = Receiver(
+            self.database,
+            seal,
+            health=self.health,
+            max_body_bytes=settings.max_body_bytes,
+            bytes_in_flight=settings.bytes_in_flight,
+            limits=Limits(
+                head_seconds=settings.header_timeout_seconds,
+                body_seconds=settings.body_timeout_seconds,
+            ),
+        )
+        bind = settings.bind
+        await receiver.start(bind.host, bind.port, sock=self._receiver_socket)
+        self._spawn("receiver", receiver.run_once, 2.0)
+        return receiver
+
+    def _start_forwarder(self) -> None:
+        settings = self._settings
+        assert settings.kafka_bootstrap_servers is not None
+        self._kafka = Kafka(
+            settings.kafka_bootstrap_servers,
+            settings.kafka_properties,
+            delivery_timeout_seconds=settings.delivery_timeout_seconds,
+            auto_create=settings.topic_auto_create,
+            partitions=settings.topic_partitions,
+            replication_factor=settings.topic_replication_factor,
+        )
+        self._kafka.start()
+        shared = Shared(self.database, self._kafka, settings)
+        for number in range(settings.forwarder_connections):
+            loop = Loop(f"forwarder-{number}", Forwarder(shared).run_once, idle_seconds=0.02)
+            self._forwarding.append(asyncio.create_task(loop.run(self._stop_intake)))
+        self._spawn("recovery", Recovery(shared).run_once, 1.0)
+
+    def _spawn(self, name: str, run_once: Callable[[], Awaitable[int]], idle: float) -> None:
+        loop = Loop(name, run_once, idle_seconds=idle)
+        self._tasks.append(asyncio.create_task(loop.run(self._stop_rest), name=name))
+
+    async def stop(self) -> None:
+        """Not ready → no new requests → what is in flight is settled → the rest ends."""
+        self.health.draining = True
+        loop = asyncio.get_running_loop()
+        ends = loop.time() + self._settings.drain_seconds
+        self._stop_intake.set()
+        async with AsyncExitStack() as last:
+            last.push_async_callback(self.database.close)
+            if self.receiver is not None:
+                await self.receiver.stop(max(ends - loop.time() - 1.0, 0.1))
+            await _finish(self._forwarding, ends - loop.time())
+            self._stop_rest.set()
+            await _finish(self._tasks, min(ends - loop.time(), 3.0))
+            if self._kafka is not None:
+                await self._kafka.close()
+            if self.admin is not None:
+                await self.admin.stop()
+        _log.info("app.stopped")
+
+
+async def _finish(tasks: list[asyncio.Task[None]], seconds: float) -> None:
+    """Wait for loops to end; cancel those that do not in time."""
+    if not tasks:
+        return
+    _, late = await asyncio.wait(tasks, timeout=max(seconds, 0.1))
+    for task in late:
+        _log.warning("app.cut_off", task=task.get_name())
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@asynccontextmanager
+async def running(settings: Settings, roles: Collection[Role] = ROLES) -> AsyncIterator[App]:
+    """An app from start to stop, for whoever embeds it."""
+    app = App(settings, roles)
+    try:
+        await app.start()
+        yield app
+    finally:
+        await app.stop()
+
+
+async def serve(settings: Settings, roles: Collection[Role] = ROLES) -> None:
+    """Run until SIGTERM or SIGINT, then drain."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with running(settings, roles):
+        await stop.wait()
+        _log.info("app.draining")

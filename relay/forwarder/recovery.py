@@ -1,0 +1,64 @@
+"""Taking over from processes that died or froze."""
+
+from __future__ import annotations
+
+import asyncpg
+import structlog
+
+from relay.forwarder.forwarder import Shared
+from relay.forwarder.outcome import death
+from relay.store import queue, receipts
+from relay.store.queue import CrashedBatch
+
+_log = structlog.get_logger("relay.forwarder")
+
+MAX_CRASHES = 3
+"""Crashes with the event alone in flight after which it is dead."""
+
+
+class Recovery:
+    """Ends frozen transactions, frees the lanes of dead batches and buries what kills processes."""
+
+    def __init__(self, shared: Shared) -> None:
+        self._shared = shared
+
+    async def run_once(self) -> int:
+        """Returns how many backends were ended and notes taken."""
+        settings = self._shared.settings
+        await self._shared.load_sources()
+        async with self._shared.database.driver() as pg:
+            ended = await queue.end_frozen(pg, settings.frozen_after_seconds)
+            fence = settings.delivery_timeout_seconds + settings.fence_margin_seconds
+            notes = await queue.find_dead_notes(pg, fence)
+        if ended:
+            _log.warning("forwarder.frozen_ended", backends=ended)
+        taken = 0
+        for note_id in notes:
+            async with self._shared.database.driver() as pg, pg.transaction():
+                batch = await queue.take_dead_note(pg, note_id, MAX_CRASHES)
+                if batch is None:
+                    continue
+                await self._bury(pg, batch)
+            taken += 1
+            _log.warning(
+                "forwarder.lanes_freed",
+                suspects=batch.suspects,
+                dead=[r.inbox_id for r in batch.dead],
+            )
+        return ended + taken
+
+    async def _bury(self, pg: asyncpg.Connection, batch: CrashedBatch) -> None:
+        if not batch.dead:
+            return
+        events = await queue.read_events(pg, batch.dead)
+        for row in batch.dead:
+            source = self._shared.source(row.source_id)
+            if source is None or row.kind != 0:
+                continue
+            error = f"the process died {row.crashes} times with this event alone in flight"
+            if not source.dlq:
+                await queue.halt(pg, row, "crashed_worker", error)
+                continue
+            event = events[row.inbox_id]
+            attempts = row.attempts + row.crashes
+            await receipts.bury(pg, [death(row, source, event, "crashed_worker", error, attempts)])

@@ -1,0 +1,45 @@
+"""Housekeeping: partitions ahead, retention, and the small rows that outlive them.
+
+It runs in every process and any number of hosts; what must not run twice at once locks itself.
+"""
+
+from __future__ import annotations
+
+import asyncpg
+import structlog
+
+from relay.store import inbox, partitions
+from relay.store.engine import Database
+
+_log = structlog.get_logger("relay.janitor")
+
+
+class Janitor:
+    """One round of housekeeping per ``run_once``."""
+
+    def __init__(self, database: Database, *, retention_days: int) -> None:
+        self._database = database
+        self._retention_days = retention_days
+
+    async def run_once(self) -> int:
+        """Returns how many things were done, 0 when the house was in order."""
+        async with self._database.driver() as pg:
+            made = await partitions.ensure_ahead(pg, retention_days=self._retention_days)
+            if made:
+                _log.info("janitor.partitions_made", partitions=made)
+            dropped = await self._drop(pg)
+            pruned = await partitions.prune(pg, retention_days=self._retention_days)
+            pruned += await inbox.prune_refused(pg)
+            return made + dropped + pruned
+
+    async def _drop(self, pg: asyncpg.Connection) -> int:
+        dropped = await partitions.finish_drops(pg)
+        for partition in await partitions.find_droppable(pg, retention_days=self._retention_days):
+            if await partitions.drop(pg, partition):
+                _log.info(
+                    "janitor.partition_dropped",
+                    received_from=partition.lower.isoformat(),
+                    received_until=partition.upper.isoformat(),
+                )
+                dropped += 1
+        return dropped
