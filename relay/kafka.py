@@ -142,6 +142,10 @@ class Acknowledged(msgspec.Struct, frozen=True):
     offset: int
 
 
+Report = Acknowledged | Failure | None
+"""What is known of a record; None while nothing is."""
+
+
 class QueueFullError(Exception):
     """The producer's queue is full: back-pressure."""
 
@@ -170,7 +174,7 @@ class Flight:
         self._landed = asyncio.Event()
         self._outstanding = 1  # until seal(): a report may come while the batch is handed over
         self._lock = threading.Lock()
-        self.reports: list[Acknowledged | Failure | None] = []
+        self.reports: list[Report] = []
 
     def add(self) -> Callable[[KafkaError | None, Message], None]:
         """A place for one more record; returns what takes its report."""
