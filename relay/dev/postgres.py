@@ -8,7 +8,7 @@ have to be shorter than 108 bytes.
 Below ``data_dir``::
 
     pgdata/       the cluster
-    password      of its superuser ``relay``
+    password      of its superuser ``postgres``
     port          the one used last, taken again when it is free
     server.log    of this run; server.log.1 of the one before
     owner.lock    held by the process that uses the directory
@@ -35,7 +35,9 @@ from typing import IO, NamedTuple
 
 from relay.dev.process import Process, Service, StartError, free_port, last_lines
 
-USER = "relay"
+# Not "relay": PostgreSQL would look up our schema without its name for a role of the same name,
+# and hide the statements that forget to say it.
+USER = "postgres"
 DATABASE = "postgres"
 
 # Fast shutdown (its checkpoint may take a while), then immediate, then the end.

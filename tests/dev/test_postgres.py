@@ -68,7 +68,7 @@ async def test_asks_for_the_password_and_listens_on_loopback_only(server: Embedd
     assert await ask(server.dsn, "SHOW listen_addresses") == "127.0.0.1"
     assert await ask(server.dsn, "SHOW unix_socket_directories") == ""
     with pytest.raises(asyncpg.InvalidPasswordError):
-        await ask(f"postgresql://relay:guess@127.0.0.1:{server.port}/postgres", "SELECT 1")
+        await ask(f"postgresql://postgres:guess@127.0.0.1:{server.port}/postgres", "SELECT 1")
     assert (server.data_dir / "password").stat().st_mode & 0o077 == 0
     assert server.log.stat().st_mode & 0o077 == 0
 
@@ -158,7 +158,7 @@ async def test_a_server_that_somebody_started_by_hand_is_left_alone(
             server.start()
         assert pid_file.exists()
         password = (server.data_dir / "password").read_text()
-        assert await ask(f"postgresql://relay:{password}@127.0.0.1:{port}/postgres", "SELECT 1")
+        assert await ask(f"postgresql://postgres:{password}@127.0.0.1:{port}/postgres", "SELECT 1")
     finally:
         by_hand.stop()
 

@@ -1,0 +1,110 @@
+# Everything a developer does with this repository. It needs make and Python 3.11 or later.
+#
+#   make PYTHON=/path/to/python3.12 …   chooses the interpreter of the virtual environment
+#   make test ARGS='-k receiver -x'     hands arguments on
+
+SHELL := /bin/sh
+.SHELLFLAGS := -euc
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?=
+ARGS ?=
+UV := .cache/uv/bin/uv
+LOCK := $(UV) pip compile pyproject.toml --quiet --universal --python-version 3.11 \
+	--generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links
+
+.PHONY: help
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(firstword $(MAKEFILE_LIST)) | \
+		while IFS='|' read -r name text; do printf 'make %-12s %s\n' "$$name" "$$text"; done
+
+.PHONY: demo
+demo: $(VENV)/.installed ## the whole relay on real parts, from signed webhooks to Kafka
+	@$(BIN)/relay demo $(ARGS)
+
+.PHONY: test
+test: $(VENV)/.installed ## all tests, on an embedded PostgreSQL and an embedded broker
+	@$(BIN)/python -m pytest $(ARGS)
+
+.PHONY: test-apache
+test-apache: $(VENV)/.installed ## the same on Apache Kafka (needs Java 17 and Maven)
+	@RELAY_TEST_BROKER=apache $(BIN)/python -m pytest $(ARGS)
+
+.PHONY: check
+check: $(VENV)/.installed ## format, lint, types, layers, and models against migrations
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo
+	@$(BIN)/python -m tests.support.check_migrations
+
+.PHONY: fmt
+fmt: $(VENV)/.installed ## format, and fix what lint can fix
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+.PHONY: bench
+bench: $(VENV)/.installed ## benchmarks, beside their naive baselines
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+.PHONY: lock
+lock: $(UV) ## resolve requirements/*.lock anew (ARGS=--upgrade for newer versions)
+	@mkdir -p requirements
+	@$(LOCK) $(ARGS) --output-file requirements/run.lock
+	@$(LOCK) $(ARGS) --group dev --constraint requirements/run.lock \
+		--output-file requirements/dev.lock
+	@if grep -nE '^[[:space:]]*-(-index|-extra|-find|f|i)|://' requirements/*.lock; then \
+		echo 'a lock names a place to download from: take that line out' >&2; exit 1; fi
+
+.PHONY: install
+install: $(VENV)/.installed ## the virtual environment alone, in .venv
+
+.PHONY: clean
+clean: ## remove .venv and what was built or cached; the data in .relay stays
+	@rm -rf $(VENV) .cache build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache \
+		.hypothesis *.egg-info
+	@find relay tests migrations benchmarks -name __pycache__ -prune -exec rm -rf {} +
+
+# Only a changed lock installs the requirements again, only a changed project file the project.
+$(VENV)/.installed: $(VENV)/.locked pyproject.toml
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		--no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.locked: requirements/dev.lock $(BIN)/python
+	@echo 'Installing requirements/dev.lock into $(VENV)'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		--require-hashes --requirement requirements/dev.lock
+	@touch $@
+
+# Only made when missing: python is a link to the interpreter, whose own date means nothing here.
+$(BIN)/python: | find-python
+	@$$(cat .cache/python) -m venv --clear $(VENV)
+
+$(UV): | find-python
+	@$$(cat .cache/python) -m venv --clear .cache/uv
+	@.cache/uv/bin/python -m pip install --quiet --disable-pip-version-check uv
+
+# The first interpreter that is new enough and can make a virtual environment with pip.
+.PHONY: find-python
+find-python:
+	@mkdir -p .cache; found=; old=; \
+	for python in $(or $(PYTHON),python3.13 python3.12 python3.11 python3); do \
+		if "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+			old="$$python"; \
+			if "$$python" -c 'import ensurepip, venv' 2>/dev/null; then \
+				found="$$python"; break; \
+			fi; \
+		fi; \
+	done; \
+	if [ -n "$$found" ]; then echo "$$found" > .cache/python; \
+	elif [ -n "$$old" ]; then \
+		echo "$$old cannot make virtual environments: install its venv module" \
+			"(Debian and Ubuntu: apt-get install python3-venv)" >&2; exit 1; \
+	else \
+		echo "no Python 3.11 or later: install one," \
+			"or name it (make PYTHON=/path/to/python3.11)" >&2; exit 1; \
+	fi
