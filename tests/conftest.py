@@ -3,7 +3,8 @@
 - RELAY_TEST_DATABASE_URL: a PostgreSQL server to use instead of the embedded one; its role may
   create databases.
 - RELAY_TEST_BROKER: `embedded` (default) or `apache`, which is Apache Kafka from Maven's jars.
-- RELAY_TEST_KAFKA: bootstrap servers of a cluster to use instead of either.
+- RELAY_TEST_KAFKA: bootstrap servers of a cluster to use instead of either; RELAY_TEST_BROKER then
+  says whether it is Apache's.
 """
 
 from __future__ import annotations
@@ -23,6 +24,11 @@ from tests.support.databases import Databases
 from tests.support.kafka import ApacheKafka
 from tests.support.topics import TopicReader
 
+# Taken out of the environment, where the relay's own processes would refuse unknown RELAY_ names.
+_DATABASE_URL = os.environ.pop("RELAY_TEST_DATABASE_URL", None)
+_BROKER = os.environ.pop("RELAY_TEST_BROKER", "embedded")
+_KAFKA = os.environ.pop("RELAY_TEST_KAFKA", None)
+
 # Each test may open a pool of its own, several processes even more of them.
 _SETTINGS = {"max_connections": "300"}
 
@@ -30,9 +36,8 @@ _SETTINGS = {"max_connections": "300"}
 @pytest_asyncio.fixture(scope="session")
 async def postgres(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Databases]:
     """The PostgreSQL server of this run; the fixtures below are what most tests want."""
-    external = os.environ.get("RELAY_TEST_DATABASE_URL")
-    if external:
-        databases = await Databases.connect(external)
+    if _DATABASE_URL:
+        databases = await Databases.connect(_DATABASE_URL)
         yield databases
         await databases.close()
         return
@@ -70,9 +75,8 @@ async def database(database_url: str) -> AsyncIterator[Database]:
 @pytest_asyncio.fixture(scope="session")
 async def kafka(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
     """The bootstrap servers of this run's broker."""
-    external = os.environ.get("RELAY_TEST_KAFKA")
-    if external:
-        yield external
+    if _KAFKA:
+        yield _KAFKA
         return
     directory = tmp_path_factory.mktemp("kafka")
     async with _broker(directory) as broker:
@@ -80,18 +84,17 @@ async def kafka(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
 
 
 def _broker(directory: Path) -> EmbeddedBroker | ApacheKafka:
-    kind = os.environ.get("RELAY_TEST_BROKER", "embedded")
-    if kind == "embedded":
+    if _BROKER == "embedded":
         return EmbeddedBroker(directory / "broker.log")
-    if kind == "apache":
+    if _BROKER == "apache":
         return ApacheKafka(directory)
-    raise pytest.UsageError(f"RELAY_TEST_BROKER is {kind!r}; it may be embedded or apache")
+    raise pytest.UsageError(f"RELAY_TEST_BROKER is {_BROKER!r}; it may be embedded or apache")
 
 
 @pytest.fixture(scope="session")
 def apache_kafka() -> bool:
     """Whether Kafka's refusals can be tested: the embedded broker refuses nothing."""
-    return os.environ.get("RELAY_TEST_BROKER") == "apache"
+    return _BROKER == "apache"
 
 
 @pytest.fixture
