@@ -45,6 +45,8 @@ def verify(
     message = timestamp.encode("ascii") + b"."
     genuine = False
     for secret in secrets:
+        if not secret.strip():
+            continue  # anybody can sign with nothing
         expected = _sign(message, body, secret)
         for candidate in candidates:
             genuine |= hmac.compare_digest(expected, candidate)
