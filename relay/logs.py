@@ -22,8 +22,9 @@ from relay.display import HIDDEN, printable, redact
 _SECRET_NAME = re.compile(
     r"(?i)(^|[_-])(password|secrets?|token|api_?keys?|authorization|signature)$"
 )
-# httpx logs each URL at the level info; uvicorn's access log repeats the query string.
-_QUIET = {"httpx": logging.WARNING, "httpcore": logging.WARNING, "asyncio": logging.WARNING}
+# httpx logs each URL at the level info, alembic what it thinks of the database; uvicorn's access
+# log repeats the query string.
+_QUIET = dict.fromkeys(("httpx", "httpcore", "asyncio", "alembic"), logging.WARNING)
 _SILENT = ("uvicorn.access",)
 _ROUTED = ("uvicorn", "uvicorn.error", "uvicorn.access", "uvicorn.asgi", "litestar", "alembic")
 

@@ -1,0 +1,48 @@
+"""Spans and moments as flags take them: ``90s``, ``2h``, ``3d``; RFC 3339 or Unix seconds."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+
+import click
+
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+_LONGEST = timedelta(days=36_500)
+
+
+def parse_span(text: str) -> timedelta | None:
+    """``2h`` and the like; None when it is none."""
+    match = re.fullmatch(r"([0-9]{1,9})([smhdw])", text.strip().lower())
+    if match is None:
+        return timedelta() if text.strip() == "0" else None
+    return min(timedelta(**{_UNITS[match[2]]: int(match[1])}), _LONGEST)
+
+
+def parse_moment(text: str) -> datetime | None:
+    """RFC 3339 (UTC where it names no zone) or Unix seconds; None when it is neither."""
+    try:
+        if re.fullmatch(r"[0-9]{9,11}", text.strip()):
+            return datetime.fromtimestamp(int(text), UTC)
+        moment = datetime.fromisoformat(text.strip())
+    except (ValueError, OverflowError, OSError):
+        return None
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
+
+
+def span(text: str) -> timedelta:
+    """The type of a flag that is a span of time."""
+    found = parse_span(text)
+    if found is None:
+        raise click.BadParameter(f"{text!r} is no span of time: write 90s, 30m, 2h or 3d")
+    return found
+
+
+def span_or_moment(text: str) -> timedelta | datetime:
+    """The type of a flag that tells how long ago, or when."""
+    found = parse_span(text) or parse_moment(text)
+    if found is None:
+        raise click.BadParameter(
+            f"{text!r} is no time: write 2h or 3d (ago), 2026-11-24T18:00:00Z or Unix seconds"
+        )
+    return found

@@ -1,0 +1,223 @@
+"""`relay events`: what was received, what became of it, and a hand for what waits."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+import msgspec
+
+from relay.cli.call import Call, common, coroutine
+from relay.cli.failures import Failure
+from relay.cli.filters import (
+    Wanted,
+    bulk_options,
+    confirm,
+    filter_options,
+    require_choice,
+    resolve,
+)
+from relay.cli.output import say, write_fields, write_json, write_table
+from relay.display import printable
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncConnection
+
+    from relay.store.events import Filter, State
+
+_COLUMNS = ("id", "event_id", "event_type", "object_id", "source", "state", "received_at")
+_WAITING: tuple[State, ...] = ("pending", "retrying")
+_SHOWN_BY_DRY_RUN = 20
+
+
+@click.group()
+def events() -> None:
+    """Events: every webhook that was answered 2xx, and what became of it."""
+
+
+@events.command("list")
+@filter_options
+@click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True)
+@click.option("--before", type=int, metavar="ID", help="Continue a list below this id.")
+@common
+@coroutine
+async def list_(call: Call, wanted: Wanted, limit: int, before: int | None) -> None:
+    """Events that fit all filters, the newest first."""
+    from relay.store import events as store
+
+    async with call.database() as database, database.begin() as connection:
+        chosen = await resolve(connection, wanted)
+        found = await store.list_events(connection, chosen, limit=limit, before_id=before)
+    if call.json:
+        write_json(found)
+        return
+    failing = any(event["last_error_code"] for event in found)
+    write_table(found, (*_COLUMNS, "last_error_code") if failing else _COLUMNS, "no events fit")
+    if len(found) == limit:
+        say(f"… the next ones: --before {found[-1]['id']}")
+
+
+@events.command()
+@click.argument("event", metavar="EVENT")
+@click.option("--source", metavar="NAME", help="When several sources have this event.")
+@click.option("--body", is_flag=True, help="Write only the body, byte for byte as received.")
+@common
+@coroutine
+async def show(call: Call, event: str, source: str | None, body: bool) -> None:
+    """One event (evt_… or inbox id): its state, its records in Kafka, its failures, its body."""
+    from relay.store import events as store
+
+    async with call.database() as database, database.begin() as connection:
+        found = await store.show_events(connection, _named(event, source))
+    if not found:
+        raise Failure(f"there is no event {event!r}")
+    if body:
+        if len(found) > 1:
+            names = ", ".join(each["source"] for each in found)
+            raise click.UsageError(f"several sources have this event ({names}): add --source")
+        _write_body(found[0]["body"])
+    elif call.json:
+        write_json([each | {"body": _text(each["body"])} for each in found])
+    else:
+        for each in found:
+            _write_event(each)
+
+
+def _text(body: bytes) -> str:
+    """The body as text; backslash escapes stand for bytes that are none."""
+    return body.decode("utf-8", "backslashreplace")
+
+
+def _write_body(body: bytes) -> None:
+    if sys.stdout.isatty():
+        click.echo(printable(_text(body), keep="\n\t"))
+    else:
+        sys.stdout.buffer.write(body)
+
+
+def _write_event(event: dict[str, Any]) -> None:
+    parts = ("deliveries", "failures", "body")
+    write_fields({name: value for name, value in event.items() if name not in parts})
+    if event["deliveries"]:
+        say("\nrecords in Kafka")
+        columns = ("topic", "partition", "offset", "key", "op", "kind", "produced_at")
+        write_table(event["deliveries"], columns, "")
+    if event["failures"]:
+        say("\nfailures")
+        write_table(event["failures"], ("failed_at", "error_code", "error"), "")
+    say("\nbody")
+    text = _text(event["body"])
+    click.echo(printable(text[:4000], keep="\n\t"))
+    if len(text) > 4000:
+        say(f"… {len(text) - 4000} characters more: --body")
+    say()
+
+
+@events.command()
+@click.argument("event_ids", metavar="[EVENT]…", nargs=-1)
+@filter_options
+@bulk_options
+@common
+@coroutine
+async def retry(call: Call, event_ids: tuple[str, ...], wanted: Wanted, **bulk: Any) -> None:
+    """Try waiting events now instead of at their next attempt; frees a source halted at one."""
+    from relay.store import events as store
+
+    await _act(call, event_ids, wanted, store.retry, ("retry", "retried"), **bulk)
+
+
+@events.command()
+@click.argument("event_ids", metavar="[EVENT]…", nargs=-1)
+@filter_options
+@bulk_options
+@common
+@coroutine
+async def skip(call: Call, event_ids: tuple[str, ...], wanted: Wanted, **bulk: Any) -> None:
+    """Give waiting events up: they are not sent, and their receipt says `discarded`."""
+    from relay.store import events as store
+
+    await _act(call, event_ids, wanted, store.skip, ("skip", "skipped"), **bulk)
+
+
+async def _act(
+    call: Call,
+    event_ids: tuple[str, ...],
+    wanted: Wanted,
+    action: Callable[..., Any],
+    words: tuple[str, str],
+    *,
+    yes: bool,
+    dry_run: bool,
+    reason: str | None,
+) -> None:
+    require_choice(event_ids, wanted)
+    if wanted.state not in (None, *_WAITING):
+        raise click.UsageError(f"events that are {wanted.state} do not wait; see `relay dlq`")
+    verb, done = words
+    async with call.database() as database:
+        async with database.begin() as connection:
+            ids = await _waiting_ids(connection, event_ids, wanted)
+            if dry_run:
+                await _write_plan(call, connection, ids, verb)
+                return
+        changed = 0
+        if ids:
+            if not event_ids:
+                confirm(f"{verb} {len(ids)} waiting events?", yes=yes)
+            async with database.begin() as connection:
+                changed = await action(connection, ids, call.operator(reason))
+    if call.json:
+        write_json({"matched": len(ids), done: changed})
+    else:
+        say(f"{changed} events {done}" if ids else "no waiting events fit")
+
+
+async def _waiting_ids(
+    connection: AsyncConnection, event_ids: tuple[str, ...], wanted: Wanted
+) -> list[int]:
+    """The inbox ids of the waiting events that are meant, in the order of arrival."""
+    from relay.store import events as store
+
+    if not event_ids:
+        chosen = await resolve(connection, wanted)
+        states = _WAITING if chosen.state is None else (chosen.state,)
+        each = [msgspec.structs.replace(chosen, state=state) for state in states]
+        return sorted([i for one in each for i in await store.find_ids(connection, one)])
+    ids: list[int] = []
+    for event_id in event_ids:
+        found = await store.list_events(connection, _named(event_id))
+        if not found:
+            raise Failure(f"there is no event {event_id!r}")
+        waiting = [event["id"] for event in found if event["state"] in _WAITING]
+        if not waiting:
+            hint = "; see `relay dlq replay`" if found[0]["state"] == "dead" else ""
+            raise Failure(f"{event_id} does not wait: it is {found[0]['state']}{hint}")
+        ids += waiting
+    return ids
+
+
+def _named(event: str, source: str | None = None) -> Filter:
+    """The filter for one event as people name it: its inbox id or its event id."""
+    from relay.store.events import Filter
+
+    if event.isascii() and event.isdigit() and len(event) < 19:
+        return Filter(inbox_id=int(event), source=source)
+    return Filter(event_id=event, source=source)
+
+
+async def _write_plan(call: Call, connection: AsyncConnection, ids: list[int], verb: str) -> None:
+    from relay.store import events as store
+
+    first = [await store.list_events(connection, _named(str(i))) for i in ids[:_SHOWN_BY_DRY_RUN]]
+    events = [event for found in first for event in found]
+    if call.json:
+        write_json({"matched": len(ids), "dry_run": True, "first": events})
+        return
+    say(f"would {verb} {len(ids)} events")
+    if events:
+        columns = ("id", "event_id", "event_type", "source", "state", "last_error_code")
+        write_table(events, columns, "")
+    if len(ids) > len(events):
+        say(f"… and {len(ids) - len(events)} more")

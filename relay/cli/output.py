@@ -1,0 +1,114 @@
+"""How results are written: JSON for machines, tables and lines for people.
+
+Text that others sent us (ids, types, errors, bodies) is never written as it is to a terminal.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+
+from relay.display import printable
+
+# Columns that a narrow terminal may fold, down to the least width.
+_LONG_TEXTS = frozenset({"error", "last_error", "records"})
+_LEAST_WIDTH = 30
+_ENDLESS = 1_000_000
+
+
+def write_json(value: object, *, one_line: bool = False) -> None:
+    """One JSON document; ASCII only, so that nothing in it can reach a terminal as a command."""
+    text = json.dumps(value, indent=None if one_line else 2, default=_as_json)
+    click.echo(text.replace("\x7f", "\\u007f"))
+
+
+def _as_json(value: object) -> object:
+    import msgspec
+
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, datetime):
+        return moment(value)
+    return msgspec.to_builtins(value)
+
+
+def moment(value: datetime) -> str:
+    """RFC 3339 in UTC, to the millisecond."""
+    return value.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def duration(seconds: float) -> str:
+    """A span of time as people say it: ``45s``, ``12m``, ``3h 5m``, ``2d 4h``."""
+    whole = int(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m"
+    if whole < 86400:
+        return f"{whole // 3600}h {whole % 3600 // 60}m"
+    return f"{whole // 86400}d {whole % 86400 // 3600}h"
+
+
+def cell(value: object) -> str:
+    """One value for people; `-` is for what there is none of."""
+    if value is None or value in ("", (), []):
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, datetime):
+        return moment(value)
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, list | tuple):
+        return ", ".join(cell(each) for each in value)
+    return printable(str(value))
+
+
+def say(text: str = "") -> None:
+    """A line on stdout."""
+    click.echo(printable(text, keep="\n"))
+
+
+def warn(text: str) -> None:
+    """A warning on stderr."""
+    click.secho(f"warning: {printable(text)}", err=True, fg="yellow")
+
+
+def write_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], empty: str) -> None:
+    """The given columns of rows; ``empty`` is said when there are none.
+
+    Ids are never cut or folded: a terminal may wrap the line, but what is copied is whole.
+    """
+    if not rows:
+        say(empty)
+        return
+    from rich.cells import cell_len
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    needed = 0
+    for name in columns:
+        title, long = name.replace("_", " ").upper(), name in _LONG_TEXTS
+        table.add_column(title, overflow="fold", no_wrap=not long)
+        widest = max(cell_len(title), *(cell_len(cell(row[name])) for row in rows))
+        needed += 2 + (min(widest, _LEAST_WIDTH) if long else widest)
+    for row in rows:
+        table.add_row(*(Text(cell(row[name])) for name in columns))
+    console.width = max(console.width, needed) if console.is_terminal else _ENDLESS
+    with console.capture() as captured:
+        console.print(table)
+    click.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))
+
+
+def write_fields(fields: Mapping[str, object]) -> None:
+    """Names and values below each other."""
+    width = max(len(name) for name in fields) + 2
+    for name, value in fields.items():
+        say(f"{name.replace('_', ' '):<{width}}{cell(value)}")

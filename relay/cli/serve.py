@@ -1,0 +1,35 @@
+"""`relay serve`: the services, in production."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+
+import click
+
+from relay.cli.call import Call, common, configured
+
+
+@click.command()
+@click.option(
+    "--roles", metavar="A,B", help="What runs in this process: receiver, forwarder, admin.  [all]"
+)
+@common
+def serve(call: Call, roles: str | None) -> None:
+    """Run the services until SIGTERM, which drains them.
+
+    Takes its settings from the environment only, never from what `relay dev` left. Writes nothing
+    but logs, which --json makes JSON.
+    """
+    from relay import app, logs
+
+    environ = dict(os.environ)
+    if call.json:
+        environ["RELAY_LOG_FORMAT"] = "json"
+    settings = configured(environ)
+    logs.log_uncaught()
+    chosen = app.parse_roles(roles)
+    settings.require_database_url()
+    if "forwarder" in chosen:
+        settings.require_kafka()
+    asyncio.run(app.serve(settings, chosen))

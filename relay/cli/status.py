@@ -1,0 +1,95 @@
+"""`relay status`: how it goes, in numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from relay.cli.call import Call, common, coroutine
+from relay.cli.output import duration, say, warn, write_json, write_table
+
+
+@click.command()
+@common
+@coroutine
+async def status(call: Call) -> None:
+    """What waits and what is dead by source, and what stands in the way."""
+    async with call.database() as database, database.begin() as connection:
+        from relay.settings import hide_password
+        from relay.store import status as store
+
+        found: dict[str, Any] = {
+            "database": hide_password(call.settings.require_database_url()),
+            "sources": [_source(row) for row in await store.lag(connection)],
+            "waiting": await store.waiting_reasons(connection),
+            "batches": await store.batches(connection),
+            "services": await store.services(connection),
+            "partitions_ahead_days": await store.partitions_ahead_days(connection),
+        }
+    found["warnings"] = _warnings(found)
+    if call.json:
+        write_json(found)
+        return
+    _write(found)
+    for warning in found["warnings"]:
+        warn(warning)
+
+
+def _source(row: dict[str, Any]) -> dict[str, Any]:
+    stopped = "halted" if row["halted_at"] else "paused" if row["paused_at"] else None
+    return {
+        "source": row["source"],
+        "state": stopped or "forwarding",
+        "pending": row["pending"],
+        "retrying": row["retrying"],
+        "dead": row["dead"],
+        "oldest_pending_seconds": row["oldest_pending_seconds"],
+        "halted_code": row["halted_code"],
+        "halted_error": row["halted_error"],
+        "insecure": row["insecure"],
+    }
+
+
+def _warnings(found: dict[str, Any]) -> list[str]:
+    warnings = []
+    for row in found["sources"]:
+        name = row["source"]
+        if row["insecure"]:
+            warnings.append(f"source {name} does not verify signatures")
+        if row["state"] == "halted":
+            warnings.append(
+                f"source {name} has halted ({row['halted_code']}: {row['halted_error']})"
+            )
+    if found["partitions_ahead_days"] is None or found["partitions_ahead_days"] < 1:
+        warnings.append(
+            "no partition of the inbox lies ahead: soon nothing can be stored; is any"
+            " `relay serve` running?"
+        )
+    if not found["services"]:
+        warnings.append("no service of relay is connected to this database")
+    return warnings
+
+
+def _write(found: dict[str, Any]) -> None:
+    say(f"database    {found['database']}")
+    services = ", ".join(f"{row['name']} ({row['connections']})" for row in found["services"])
+    say(f"services    {services or '-'}")
+    days = found["partitions_ahead_days"]
+    say(f"partitions  {'-' if days is None else f'{days:.0f} days ahead'}")
+    say()
+    rows = [row | {"oldest": _oldest(row)} for row in found["sources"]]
+    columns = ("source", "state", "pending", "retrying", "dead", "oldest")
+    write_table(rows, columns, "no sources: `relay source create`")
+    if found["waiting"]:
+        say("\nwaiting for")
+        write_table(found["waiting"], ("source", "code", "events", "error", "next_attempt_at"), "")
+    if found["batches"]:
+        say("\nin flight")
+        rows = [row | {"age": duration(row["seconds"])} for row in found["batches"]]
+        write_table(rows, ("process_id", "rows", "lanes", "age"), "")
+
+
+def _oldest(row: dict[str, Any]) -> str | None:
+    seconds = row["oldest_pending_seconds"]
+    return None if seconds is None else duration(seconds)
