@@ -16,6 +16,24 @@ UV := .cache/uv/bin/uv
 LOCK := $(UV) pip compile pyproject.toml --quiet --universal --python-version 3.11 \
 	--generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links
 
+# Sets $$found to the first interpreter that is new enough and can make a virtual environment.
+define FIND_PYTHON
+found=; old=; \
+for python in $(or $(PYTHON),python3.13 python3.12 python3.11 python3); do \
+	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || continue; \
+	old=$$python; \
+	"$$python" -c 'import ensurepip, venv' 2>/dev/null || continue; \
+	found=$$python; break; \
+done; \
+if [ -z "$$found" ] && [ -n "$$old" ]; then \
+	echo "$$old cannot make virtual environments: install its venv module" \
+		"(Debian and Ubuntu: apt-get install python3-venv)" >&2; exit 1; \
+elif [ -z "$$found" ]; then \
+	echo "no Python 3.11 or later: install one," \
+		"or name it (make PYTHON=/path/to/python3.11)" >&2; exit 1; \
+fi
+endef
+
 .PHONY: help
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(firstword $(MAKEFILE_LIST)) | \
@@ -66,7 +84,7 @@ install: $(VENV)/.installed ## the virtual environment alone, in .venv
 clean: ## remove .venv and what was built or cached; the data in .relay stays
 	@rm -rf $(VENV) .cache build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache \
 		.hypothesis *.egg-info
-	@find relay tests migrations benchmarks -name __pycache__ -prune -exec rm -rf {} +
+	@find . -path ./.relay -prune -o -name __pycache__ -prune -exec rm -rf {} +
 
 # Only a changed lock installs the requirements again, only a changed project file the project.
 $(VENV)/.installed: $(VENV)/.locked pyproject.toml
@@ -81,30 +99,9 @@ $(VENV)/.locked: requirements/dev.lock $(BIN)/python
 	@touch $@
 
 # Only made when missing: python is a link to the interpreter, whose own date means nothing here.
-$(BIN)/python: | find-python
-	@$$(cat .cache/python) -m venv --clear $(VENV)
+$(BIN)/python:
+	@$(FIND_PYTHON); "$$found" -m venv --clear $(VENV)
 
-$(UV): | find-python
-	@$$(cat .cache/python) -m venv --clear .cache/uv
+$(UV):
+	@$(FIND_PYTHON); "$$found" -m venv --clear .cache/uv
 	@.cache/uv/bin/python -m pip install --quiet --disable-pip-version-check uv
-
-# The first interpreter that is new enough and can make a virtual environment with pip.
-.PHONY: find-python
-find-python:
-	@mkdir -p .cache; found=; old=; \
-	for python in $(or $(PYTHON),python3.13 python3.12 python3.11 python3); do \
-		if "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
-			old="$$python"; \
-			if "$$python" -c 'import ensurepip, venv' 2>/dev/null; then \
-				found="$$python"; break; \
-			fi; \
-		fi; \
-	done; \
-	if [ -n "$$found" ]; then echo "$$found" > .cache/python; \
-	elif [ -n "$$old" ]; then \
-		echo "$$old cannot make virtual environments: install its venv module" \
-			"(Debian and Ubuntu: apt-get install python3-venv)" >&2; exit 1; \
-	else \
-		echo "no Python 3.11 or later: install one," \
-			"or name it (make PYTHON=/path/to/python3.11)" >&2; exit 1; \
-	fi
