@@ -28,7 +28,10 @@ class AdminServer:
     """Serves /livez and /readyz of this process."""
 
     def __init__(self, health: Health) -> None:
-        self._app = Litestar(route_handlers=health.routes(), openapi_config=None)
+        # Without logging_config=None Litestar takes over the logging of the whole process.
+        self._app = Litestar(
+            route_handlers=health.routes(), openapi_config=None, logging_config=None
+        )
         self._server: _Server | None = None
         self._serving: asyncio.Task[None] | None = None
         self._socket: socket.socket | None = None
