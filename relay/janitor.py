@@ -1,6 +1,6 @@
 """Housekeeping: partitions ahead, retention, and the small rows that outlive them.
 
-It runs in every process and any number of hosts; what must not run twice at once locks itself.
+It runs in every process of any number of hosts, in one of them at a time.
 """
 
 from __future__ import annotations
@@ -22,7 +22,15 @@ class Janitor:
         self._retention_days = retention_days
 
     async def run_once(self) -> int:
-        """Returns how many things were done, 0 when the house was in order."""
+        """Returns how many things were done: 0 when all was in order, or another process is at it."""
+        # The lock lives in a transaction of its own: dropping a partition must be outside of one,
+        # and locks of a session do not pass through a pooler.
+        async with self._database.driver() as guard, guard.transaction():
+            if not await partitions.try_lock_housekeeping(guard):
+                return 0
+            return await self._keep_house()
+
+    async def _keep_house(self) -> int:
         async with self._database.driver() as pg:
             made = await partitions.ensure_ahead(pg, retention_days=self._retention_days)
             if made:

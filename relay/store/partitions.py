@@ -43,6 +43,14 @@ def width(retention_days: int) -> timedelta:
     return timedelta(days=30)
 
 
+async def try_lock_housekeeping(pg: asyncpg.Connection) -> bool:
+    """Whether this transaction now is the only one that keeps house; never waits."""
+    locked: bool = await pg.fetchval(
+        "SELECT pg_try_advisory_xact_lock(hashtext('relay.housekeeping'))"
+    )
+    return locked
+
+
 async def list_partitions(pg: asyncpg.Connection) -> list[Partition]:
     """The attached partitions of the inbox, the oldest first."""
     rows = await pg.fetch(
