@@ -22,7 +22,7 @@ class Janitor:
         self._retention_days = retention_days
 
     async def run_once(self) -> int:
-        """Returns how many things were done: 0 when all was in order, or another process is at it."""
+        """Returns how many things were done; 0 also when another process is at it."""
         # The lock lives in a transaction of its own: dropping a partition must be outside of one,
         # and locks of a session do not pass through a pooler.
         async with self._database.driver() as guard, guard.transaction():
