@@ -80,7 +80,7 @@ def transform(event: StoredEvent, source: SourceConfig) -> Deliver | Skip | Dead
     # A snapshot is named by its resource under either routing: `<resource>.snapshot`.
     route_by = "event_type" if event.origin == "snapshot" else source.route_by
     resource = resource_of(event, route_by)
-    if source.resources[0] == ALL_RESOURCES or resource in source.resources:
+    if resource in source.resources or ALL_RESOURCES in source.resources:
         topic = source.topic_prefix + resource
     elif source.unselected == "DEFAULT_TOPIC":
         topic = source.topic_prefix + source.default_topic
@@ -239,6 +239,7 @@ def _headers(event: StoredEvent, source: SourceConfig) -> Headers:
 
 def _cut(body: bytes, limit: int) -> bytes:
     """At most `limit` bytes, without half a character at the end (UTF-8: at most 3 bytes of it)."""
+    limit = max(limit, 0)
     for end in range(limit, max(limit - 4, 0), -1):
         if body[end] & 0xC0 != 0x80:
             return body[:end]

@@ -102,21 +102,23 @@ def read(body: bytes) -> Parts:
     try:
         envelope = _decode(body)
         data = envelope.data
-        found = data.object
         parts = Parts(
-            _format(found, indent=-1),
-            envelope.created,
-            envelope.api_version,
-            envelope.livemode,
-            b"null"
-            if data.previous_attributes is _NULL
-            else _format(data.previous_attributes, indent=-1),
+            _format(data.object, indent=-1),
+            _minified(envelope.created),
+            _minified(envelope.api_version),
+            _minified(envelope.livemode),
+            _minified(data.previous_attributes),
         )
     except (msgspec.DecodeError, RecursionError):
         parts = _read_exactly(body)
     if not parts.object.startswith(b"{"):
         raise UnusableEvent("missing_object", "the event has no object at data.object")
     return parts
+
+
+def _minified(raw: msgspec.Raw) -> bytes:
+    token = bytes(raw)
+    return _format(token, indent=-1) if token[0] in b"{[" else token
 
 
 def _read_exactly(body: bytes) -> Parts:

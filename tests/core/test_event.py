@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+
 from relay.core.catalog import CUSTOMER_KEYED
 from relay.core.errors import UnusableEvent
 from relay.core.event import MAX_DEPTH, MAX_ID_BYTES, Event, peek

@@ -35,7 +35,6 @@ def verdict(
     try:
         assert verify(body, header, secrets, now, tolerance) is body
     except SignatureError as error:
-        assert error.message
         return error.code
     return "ok"
 
