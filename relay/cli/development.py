@@ -36,11 +36,14 @@ def demo(events: int, as_json: bool) -> None:
     show_default=True,
     help="Where the inbox and relay.env are kept.",
 )
-def dev(port: int, admin_port: int, data_dir: Path) -> None:
+@click.option(
+    "--json", "as_json", is_flag=True, help="One JSON object with all addresses when ready."
+)
+def dev(port: int, admin_port: int, data_dir: Path, as_json: bool) -> None:
     """Keep everything running for development, with one source named `dev`, until Ctrl-C.
 
     Other commands in this directory use it by themselves.
     """
     from relay.dev import stack
 
-    sys.exit(stack.run(port, admin_port, data_dir))
+    sys.exit(stack.run(port, admin_port, data_dir, as_json))

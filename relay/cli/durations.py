@@ -7,8 +7,9 @@ from datetime import UTC, datetime, timedelta
 
 import click
 
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
-_LONGEST = timedelta(days=36_500)
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+# A hundred years: all time that matters, and what every clock can be moved by.
+_LONGEST = 36_500 * 86400
 
 
 def parse_span(text: str) -> timedelta | None:
@@ -16,7 +17,7 @@ def parse_span(text: str) -> timedelta | None:
     match = re.fullmatch(r"([0-9]{1,9})([smhdw])", text.strip().lower())
     if match is None:
         return timedelta() if text.strip() == "0" else None
-    return min(timedelta(**{_UNITS[match[2]]: int(match[1])}), _LONGEST)
+    return timedelta(seconds=min(int(match[1]) * _SECONDS[match[2]], _LONGEST))
 
 
 def parse_moment(text: str) -> datetime | None:
@@ -40,7 +41,8 @@ def span(text: str) -> timedelta:
 
 def span_or_moment(text: str) -> timedelta | datetime:
     """The type of a flag that tells how long ago, or when."""
-    found = parse_span(text) or parse_moment(text)
+    ago = parse_span(text)
+    found = parse_moment(text) if ago is None else ago
     if found is None:
         raise click.BadParameter(
             f"{text!r} is no time: write 2h or 3d (ago), 2026-11-24T18:00:00Z or Unix seconds"
