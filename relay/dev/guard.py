@@ -31,8 +31,9 @@ import time
 from typing import NoReturn, TypedDict
 
 _PR_SET_PDEATHSIG = 1
-_PR_SET_KEEPCAPS = 8
+_PR_SET_SECUREBITS = 28
 _PR_CAP_AMBIENT = 47
+_SECBIT_NO_SETUID_FIXUP = 1 << 2
 _AMBIENT_RAISE = 2
 _AMBIENT_CLEAR = 4
 _CAPABILITY_VERSION_3 = 0x20080522
@@ -122,14 +123,16 @@ def _exec_as(user: tuple[int, int], guard: int, plan: Plan) -> NoReturn:
     uid, gid = user
     command = plan["command"]
     libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(_PR_SET_KEEPCAPS, 1, 0, 0, 0)
+    # Capabilities outlive the change of user; and access(2), by which initdb looks at its own
+    # program, heeds them. What is not raised below is gone after exec.
+    libc.prctl(_PR_SET_SECUREBITS, _SECBIT_NO_SETUID_FIXUP, 0, 0, 0)
     os.setgroups([])
     os.setresgid(gid, gid, gid)
     os.setresuid(uid, uid, uid)
     _end_with(guard)
     refused = ""
     for capability in (None, _CAP_DAC_READ_SEARCH, _CAP_DAC_OVERRIDE):
-        if capability is not None and not _raise_ambient(libc, capability):
+        if not _hold(libc, capability):
             continue
         try:
             for path in plan["reach"]:
@@ -143,17 +146,25 @@ def _exec_as(user: tuple[int, int], guard: int, plan: Plan) -> NoReturn:
     )
 
 
-def _raise_ambient(libc: ctypes.CDLL, capability: int) -> bool:
-    """Keep one capability through exec; false where the system does not allow it."""
-    libc.prctl(_PR_CAP_AMBIENT, _AMBIENT_CLEAR, 0, 0, 0)
+def _hold(libc: ctypes.CDLL, capability: int | None) -> bool:
+    """Act with this one capability (or none), now and after exec; false where it is not to be had.
+
+    The others stay permitted until exec, so that the next one can be tried.
+    """
     header = struct.pack("Ii", _CAPABILITY_VERSION_3, 0)
-    for later in (1 << _CAP_DAC_OVERRIDE, 0):
-        bit = 1 << capability
-        sets = struct.pack("6I", bit, bit | later, bit, 0, 0, 0)
-        if libc.capset(header, sets) == 0:
+    libc.prctl(_PR_CAP_AMBIENT, _AMBIENT_CLEAR, 0, 0, 0)
+    now = 0 if capability is None else 1 << capability
+    for later in (
+        (1 << _CAP_DAC_READ_SEARCH) | (1 << _CAP_DAC_OVERRIDE),
+        1 << _CAP_DAC_OVERRIDE,
+        0,
+    ):
+        if libc.capset(header, struct.pack("6I", now, now | later, now, 0, 0, 0)) == 0:
             break
     else:
         return False
+    if capability is None:
+        return True
     return bool(libc.prctl(_PR_CAP_AMBIENT, _AMBIENT_RAISE, capability, 0, 0) == 0)
 
 

@@ -253,23 +253,52 @@ async def test_root_may_use_a_directory_that_only_root_can_enter(tmp_path: Path)
     assert private.stat().st_mode & 0o777 == 0o700
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root changes its user")
+async def test_root_may_have_installed_it_where_only_root_can_enter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    newest = installations()[0]
+    package = newest.programs.parents[1]
+    private = tmp_path / "private"
+    private.mkdir(mode=0o700)
+    install = Path(package.name, newest.programs.parent.name)
+    libraries = f"{package.name}.libs"
+    shutil.copytree(package.parent / install, private / install)
+    shutil.copytree(package.parent / libraries, private / libraries)
+    hidden = Installation(newest.major, private / install / "bin")
+    monkeypatch.setattr(postgres, "installations", lambda: [hidden])
+    async with EmbeddedPostgres(tmp_path / "data") as server:
+        assert await ask(server.dsn, "SELECT 1") == 1
+
+
+# What Docker leaves to root, as far as it matters here.
+DOCKER = "-all,+chown,+dac_override,+fowner,+kill,+setgid,+setuid,+setpcap"
+
+
+def start_with_capabilities(bounding_set: str, directory: Path) -> subprocess.CompletedProcess[str]:
+    script = "import sys; from relay.dev.postgres import EmbeddedPostgres as P\n"
+    script += "with P(sys.argv[1]) as server: print(server.dsn)"
+    python = [sys.executable, "-c", script, str(directory)]
+    command = ["setpriv", f"--bounding-set={bounding_set}", *python]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.skipif(
+    os.geteuid() != 0 or shutil.which("setpriv") is None, reason="needs root and setpriv"
+)
+def test_root_in_a_container_may_use_a_private_directory_too(tmp_path: Path) -> None:
+    (tmp_path / "private").mkdir(mode=0o700)
+    done = start_with_capabilities(DOCKER, tmp_path / "private" / "data")
+    assert done.stdout.startswith("postgresql://"), done.stderr
+
+
 @pytest.mark.skipif(
     os.geteuid() != 0 or shutil.which("setpriv") is None, reason="needs root and setpriv"
 )
 def test_where_root_may_not_pass_the_error_tells_the_way_out(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [
-            "setpriv",
-            "--bounding-set=-dac_override,-dac_read_search",
-            sys.executable,
-            "-c",
-            HOLD,
-            str(tmp_path / "data"),
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    (tmp_path / "private").mkdir(mode=0o700)
+    bounding_set = "-dac_override,-dac_read_search"
+    done = start_with_capabilities(bounding_set, tmp_path / "private" / "data")
     assert done.returncode == 1
     assert "Use a directory that everybody can enter, or run as another user" in done.stderr
 
