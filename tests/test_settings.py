@@ -8,9 +8,19 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from confluent_kafka import KafkaException, Producer
 
 from relay.core.errors import ConfigError
-from relay.settings import VARIABLES, Address, Settings, effective, envfile, hide_password, load
+from relay.settings import (
+    VARIABLES,
+    Address,
+    Settings,
+    effective,
+    envfile,
+    hide_password,
+    librdkafka,
+    load,
+)
 
 KEY = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="
 OTHER_KEY = "_____________________________________-____8="
@@ -283,6 +293,28 @@ def test_any_librdkafka_property_passes(name: str, key: str) -> None:
 def test_a_harmful_property_is_refused_with_the_reason(name: str, reason: str) -> None:
     with pytest.raises(ConfigError, match=rf"RELAY_KAFKA_{name} cannot be set: .*{reason}"):
         load({f"RELAY_KAFKA_{name}": "1"})
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "named", "said"),
+    [
+        ("lingr.ms", "1", "RELAY_KAFKA_LINGR_MS", "did you mean RELAY_KAFKA_LINGER_MS?"),
+        ("zzzzz", "1", "RELAY_KAFKA_ZZZZZ", "has no such property"),
+        ("security.protocol", "x", "RELAY_KAFKA_SECURITY_PROTOCOL", 'Invalid value "x"'),
+        ("batch.num.messages", "0", "RELAY_KAFKA_BATCH_NUM_MESSAGES", "outside allowed range"),
+        ("sasl.mechanisms", "FOO", None, "Unsupported SASL mechanism"),
+    ],
+)
+def test_librdkafka_s_refusal_names_the_variable(
+    key: str, value: str, named: str | None, said: str
+) -> None:
+    config = {"bootstrap.servers": "127.0.0.1:1", "security.protocol": "sasl_plaintext"}
+    with pytest.raises(KafkaException) as caught:
+        Producer({**config, "sasl.mechanisms": "PLAIN", key: value})
+    error = librdkafka.explain(caught.value.args[0].str())
+    assert error.setting == named
+    assert said in error.message
+    assert error.message.startswith(named or "RELAY_KAFKA_…: ")
 
 
 # --- what must agree, and what a command needs ----------------------------------------------

@@ -5,6 +5,7 @@ Which properties exist is librdkafka's to say when the client is made (its CONFI
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Mapping
 
@@ -40,6 +41,28 @@ REFUSED: Mapping[str, str] = {
     "metadata.broker.list": "set RELAY_KAFKA_BOOTSTRAP_SERVERS instead",
 }
 """Properties that would break what relay promises, and why."""
+
+# What people set, for a hint when a name is misspelt; never a gate, librdkafka decides.
+_KNOWN = """
+allow.auto.create.topics batch.num.messages batch.size broker.address.family broker.address.ttl
+client.id client.rack client.dns.lookup compression.codec compression.level compression.type
+connections.max.idle.ms debug enable.metrics.push enable.sasl.oauthbearer.unsecure.jwt
+enable.ssl.certificate.verification https.ca.location linger.ms log.connection.close log_level
+message.copy.max.bytes metadata.max.age.ms metadata.recovery.strategy queue.buffering.max.kbytes
+queue.buffering.max.messages queue.buffering.max.ms receive.message.max.bytes
+reconnect.backoff.max.ms reconnect.backoff.ms request.timeout.ms retry.backoff.max.ms
+retry.backoff.ms sasl.kerberos.keytab sasl.kerberos.kinit.cmd sasl.kerberos.principal
+sasl.kerberos.service.name sasl.mechanism sasl.mechanisms sasl.oauthbearer.client.id
+sasl.oauthbearer.client.secret sasl.oauthbearer.config sasl.oauthbearer.extensions
+sasl.oauthbearer.method sasl.oauthbearer.scope sasl.oauthbearer.token.endpoint.url sasl.password
+sasl.username security.protocol socket.connection.setup.timeout.ms socket.keepalive.enable
+socket.max.fails socket.nagle.disable socket.receive.buffer.bytes socket.send.buffer.bytes
+socket.timeout.ms ssl.ca.certificate.stores ssl.ca.location ssl.ca.pem ssl.certificate.location
+ssl.certificate.pem ssl.cipher.suites ssl.crl.location ssl.curves.list
+ssl.endpoint.identification.algorithm ssl.key.location ssl.key.password ssl.key.pem
+ssl.keystore.location ssl.keystore.password ssl.providers ssl.sigalgs.list statistics.interval.ms
+topic.metadata.refresh.interval.ms
+""".split()
 
 # The only property with an underscore in its name that a text can set.
 _WITH_UNDERSCORE = {"log.level": "log_level"}
@@ -83,3 +106,22 @@ def property_of(name: str, environ: Mapping[str, str]) -> tuple[str, bool]:
     if reason is not None:
         raise ConfigError(f"{name} cannot be set: {reason}", setting=name)
     return key, from_file
+
+
+def explain(refusal: str) -> ConfigError:
+    """What librdkafka says against a property, as an error that names the variable.
+
+    ``refusal`` is its text, which has the name of the property in quotes when it is about one.
+    """
+    refusal = " ".join(refusal.split())
+    unknown = re.search(r'No such configuration property: "([^"]+)"', refusal)
+    if unknown is not None:
+        name = variable_of(unknown[1])
+        near = difflib.get_close_matches(unknown[1], _KNOWN, 1, 0.6)
+        hint = f": did you mean {variable_of(near[0])}?" if near else ""
+        return ConfigError(f"{name}: librdkafka has no such property{hint}", setting=name)
+    about = re.search(r'onfiguration property "([^"]+)"', refusal)
+    if about is not None:
+        name = variable_of(about[1])
+        return ConfigError(f"{name}: {refusal}", setting=name)
+    return ConfigError(f"RELAY_KAFKA_…: {refusal}")
