@@ -62,7 +62,7 @@ ssl.certificate.pem ssl.cipher.suites ssl.crl.location ssl.curves.list
 ssl.endpoint.identification.algorithm ssl.key.location ssl.key.password ssl.key.pem
 ssl.keystore.location ssl.keystore.password ssl.providers ssl.sigalgs.list statistics.interval.ms
 topic.metadata.refresh.interval.ms
-""".split()
+"""
 
 # The only property with an underscore in its name that a text can set.
 _WITH_UNDERSCORE = {"log.level": "log_level"}
@@ -117,7 +117,7 @@ def explain(refusal: str) -> ConfigError:
     unknown = re.search(r'No such configuration property: "([^"]+)"', refusal)
     if unknown is not None:
         name = variable_of(unknown[1])
-        near = difflib.get_close_matches(unknown[1], _KNOWN, 1, 0.6)
+        near = difflib.get_close_matches(unknown[1], _KNOWN.split(), 1, 0.6)
         hint = f": did you mean {variable_of(near[0])}?" if near else ""
         return ConfigError(f"{name}: librdkafka has no such property{hint}", setting=name)
     about = re.search(r'onfiguration property "([^"]+)"', refusal)
