@@ -24,7 +24,9 @@ _SECRET_NAME = re.compile(
 )
 # httpx logs each URL at the level info, alembic what it thinks of the database; uvicorn's access
 # log repeats the query string.
-_QUIET = dict.fromkeys(("httpx", "httpcore", "asyncio", "alembic"), logging.WARNING)
+_QUIET = dict.fromkeys(
+    ("httpx", "httpcore", "asyncio", "alembic", "uvicorn.error"), logging.WARNING
+)
 _SILENT = ("uvicorn.access",)
 _ROUTED = ("uvicorn", "uvicorn.error", "uvicorn.access", "uvicorn.asgi", "litestar", "alembic")
 

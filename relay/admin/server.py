@@ -4,24 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import structlog
 import uvicorn
 from litestar import Litestar
 
 from relay.health import Health
+from relay.http_server import EmbeddedServer
 
 _log = structlog.get_logger("relay.admin")
-
-
-class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers: signals belong to the composition root."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
 
 
 class AdminServer:
@@ -32,7 +23,7 @@ class AdminServer:
         self._app = Litestar(
             route_handlers=health.routes(), openapi_config=None, logging_config=None
         )
-        self._server: _Server | None = None
+        self._server: EmbeddedServer | None = None
         self._serving: asyncio.Task[None] | None = None
         self._socket: socket.socket | None = None
 
@@ -49,8 +40,8 @@ class AdminServer:
         config = uvicorn.Config(
             self._app, lifespan="off", log_config=None, access_log=False, server_header=False
         )
-        self._server = _Server(config)
-        self._serving = asyncio.create_task(self._server.serve(sockets=[self._socket]))
+        self._server = EmbeddedServer(config)
+        self._serving = await self._server.start([self._socket])
         _log.info("admin.started", host=self.address[0], port=self.address[1])
 
     async def stop(self) -> None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Final, cast
 
 import structlog
 import uvicorn
 
 from relay.health import Health
+from relay.http_server import EmbeddedServer
 from relay.receiver.app import ReceiverApp
 from relay.receiver.budget import Budget
 from relay.receiver.commit import CannotStoreError, Committing, GroupCommit
@@ -26,15 +25,6 @@ from relay.store.sealing import Seal
 log: Final = structlog.get_logger("relay.receiver")
 
 _BACKLOG: Final = 2048
-_START_POLL_SECONDS: Final = 0.01
-
-
-class _Server(uvicorn.Server):
-    """uvicorn's accept loop, embedded: signals belong to the composition root."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
 
 
 class Receiver:
@@ -72,7 +62,7 @@ class Receiver:
         )
         self.app = ReceiverApp(self._route, self.health)
         self._limits = limits or Limits()
-        self._server: _Server | None = None
+        self._server: EmbeddedServer | None = None
         self._serving: asyncio.Task[None] | None = None
         self._sockets: list[socket.socket] = []
 
@@ -102,14 +92,8 @@ class Receiver:
             backlog=_BACKLOG,
         )
         self._commit.start()
-        self._server = _Server(config)
-        self._serving = asyncio.create_task(
-            self._server.serve(sockets=self._sockets), name="relay-receiver"
-        )
-        while not self._server.started:
-            if self._serving.done():
-                self._serving.result()
-            await asyncio.sleep(_START_POLL_SECONDS)
+        self._server = EmbeddedServer(config)
+        self._serving = await self._server.start(self._sockets)
         for address in self.addresses:
             log.info("receiver.started", host=address[0], port=address[1])
 
