@@ -8,7 +8,7 @@ from relay.cli.call import Call, common, coroutine
 from relay.cli.output import say, write_json
 
 
-@click.command()
+@click.command(short_help="Bring the database to this build's schema.")
 @common
 @coroutine
 async def migrate(call: Call) -> None:

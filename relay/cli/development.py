@@ -10,7 +10,7 @@ import click
 from relay.cli.call import DATA_DIR
 
 
-@click.command()
+@click.command(short_help="See it work, with nothing set up.")
 @click.option(
     "--events", type=click.IntRange(1, 1_000_000), default=1000, show_default=True, metavar="N"
 )
@@ -26,7 +26,7 @@ def demo(events: int, as_json: bool) -> None:
     sys.exit(module.run(events, as_json))
 
 
-@click.command()
+@click.command(short_help="Keep it running for development.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True)
 @click.option("--admin-port", type=click.IntRange(0, 65535), default=8081, show_default=True)
 @click.option(

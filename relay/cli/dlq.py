@@ -29,7 +29,7 @@ _COLUMNS = ("id", "event_id", "event_type", "source", "error_code", "error", "de
 _SHOWN_BY_DRY_RUN = 20
 
 
-@click.group()
+@click.group(short_help="Dead letters: look, replay, discard.")
 def dlq() -> None:
     """Dead letters: events that can never work as they are, and samples of refused requests."""
 
@@ -89,7 +89,7 @@ async def show(call: Call, letter_id: int) -> None:
         say(f"… {len(body) - 4000} characters more: --json")
 
 
-@dlq.command()
+@dlq.command(short_help="Send dead letters again.")
 @click.argument("ids", metavar="[ID]…", nargs=-1)
 @filter_options
 @bulk_options
@@ -154,7 +154,7 @@ def _write_replay(call: Call, matched: int, done: Replay, *, dry_run: bool) -> N
         )
 
 
-@dlq.command()
+@dlq.command(short_help="Give dead letters up.")
 @click.argument("ids", metavar="[ID]…", nargs=-1)
 @filter_options
 @bulk_options

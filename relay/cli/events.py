@@ -32,7 +32,7 @@ _WAITING: tuple[State, ...] = ("pending", "retrying")
 _SHOWN_BY_DRY_RUN = 20
 
 
-@click.group()
+@click.group(short_help="Events and what became of them.")
 def events() -> None:
     """Events: every webhook that was answered 2xx, and what became of it."""
 

@@ -9,7 +9,7 @@ from relay.cli.output import say, write_json
 from relay.core.errors import ConfigError
 
 
-@click.group("encryption-key")
+@click.group("encryption-key", short_help="Keys that secrets are stored under.")
 def encryption_key() -> None:
     """The keys of RELAY_ENCRYPTION_KEYS: the first encrypts secrets, all decrypt them."""
 

@@ -26,6 +26,10 @@ from relay.cli.failures import of_error
 class Commands(click.Group):
     """A group whose commands may let any exception through."""
 
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order in which one meets them, not in that of the alphabet."""
+        return list(self.commands)
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)

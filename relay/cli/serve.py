@@ -10,7 +10,7 @@ import click
 from relay.cli.call import Call, common, configured
 
 
-@click.command()
+@click.command(short_help="Run the services, in production.")
 @click.option(
     "--roles", metavar="A,B", help="What runs in this process: receiver, forwarder, admin.  [all]"
 )

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from relay.core.source import SourceConfig
 
 
-@click.group()
+@click.group(short_help="Stripe accounts to relay.")
 def source() -> None:
     """Stripe accounts (or Connect platforms): each has its own URL, key, secrets and settings."""
 
@@ -192,7 +192,7 @@ async def update(
     warn_about(changed)
 
 
-@source.command()
+@source.command(short_help="Make a new key for the webhook URL.")
 @click.argument("name_or_id", metavar="SOURCE")
 @click.option(
     "--grace",
@@ -240,7 +240,7 @@ async def pause(call: Call, name_or_id: str) -> None:
     await _set_forwarding(call, name_or_id, on=False)
 
 
-@source.command()
+@source.command(short_help="Forward again, after a pause or a halt.")
 @click.argument("name_or_id", metavar="SOURCE")
 @common
 @coroutine
@@ -266,7 +266,7 @@ async def _set_forwarding(call: Call, name_or_id: str, *, on: bool) -> None:
         say(f"source {changed.config.name} is {state(changed)}")
 
 
-@source.command()
+@source.command(short_help="Close a source.")
 @click.argument("name_or_id", metavar="SOURCE")
 @click.option(
     "--discard-pending",

@@ -44,6 +44,7 @@ _SETTINGS: Mapping[str, Callable[..., Any]] = {
     "unselected": click.option(
         "--unselected",
         type=click.Choice(["DEFAULT_TOPIC", "SKIP", "FAIL"], case_sensitive=False),
+        metavar="[DEFAULT_TOPIC|SKIP|FAIL]",
         help="What happens to the other resources.  [default: DEFAULT_TOPIC]",
     ),
     "default_topic": click.option(

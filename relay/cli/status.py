@@ -10,7 +10,7 @@ from relay.cli.call import Call, common, coroutine
 from relay.cli.output import duration, say, warn, write_json, write_table
 
 
-@click.command()
+@click.command(short_help="What waits, what is dead, what is wrong.")
 @common
 @coroutine
 async def status(call: Call) -> None:

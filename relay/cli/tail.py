@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from relay.kafka import KafkaRecord, TopicReader
 
 
-@click.command()
+@click.command(short_help="Records of a topic as they arrive.")
 @click.argument("topic")
 @click.option("--from-beginning", is_flag=True, help="All that is there, and then what arrives.")
 @click.option(
