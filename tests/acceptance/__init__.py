@@ -1,0 +1,1 @@
+"""The promises of the product, checked from outside on real processes."""
