@@ -8,6 +8,7 @@ import os
 import click
 
 from relay.cli.call import Call, common, configured
+from relay.core.errors import RelayError
 
 
 @click.command(short_help="Run the services, in production.")
@@ -21,6 +22,8 @@ def serve(call: Call, roles: str | None) -> None:
     Takes its settings from the environment only, never from what `relay dev` left. Writes nothing
     but logs, which --json makes JSON.
     """
+    import structlog
+
     from relay import app, logs
 
     environ = dict(os.environ)
@@ -32,4 +35,11 @@ def serve(call: Call, roles: str | None) -> None:
     settings.require_database_url()
     if "forwarder" in chosen:
         settings.require_kafka()
-    asyncio.run(app.serve(settings, chosen))
+    try:
+        asyncio.run(app.serve(settings, chosen))
+    except RelayError:
+        raise
+    except Exception:
+        # Whoever runs a service reads its log: there the whole story belongs.
+        structlog.get_logger("relay.cli").exception("serve.crashed")
+        raise click.exceptions.Exit(1) from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import pty
 import signal
@@ -18,6 +19,7 @@ from click.testing import CliRunner
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from relay import app, logs
 from relay.cli import source_settings
 from relay.cli.main import main
 from relay.settings import envfile, load
@@ -336,6 +338,22 @@ async def test_serve_runs_a_role_until_it_is_told_to_stop(database_url: str) -> 
     assert stdout == b""
     for line in (b"".join(lines) + stderr).decode().splitlines():
         assert line.startswith("{"), "logs are JSON"
+
+
+async def test_a_crash_of_serve_is_told_by_the_log(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*_: object) -> None:
+        raise ZeroDivisionError("whsec_canary")
+
+    monkeypatch.setattr(app, "serve", fail)
+    monkeypatch.setattr(logs, "log_uncaught", lambda: None)  # it is for a process of its own
+    environ = environment(database_url)
+    result = await invoke("serve", "--roles", "receiver", "--json", environ=environ, exits=1)
+    line = json.loads(result.stderr)
+    assert line["event"] == "serve.crashed"
+    assert "ZeroDivisionError: whsec_(hidden)" in line["exception"]
+    assert result.stdout == ""
 
 
 def test_no_flag_of_a_source_is_forgotten() -> None:
