@@ -81,21 +81,22 @@ def sign(body: bytes, secret: bytes | str, timestamp: int) -> str:
 
 
 def _parse(header: str) -> tuple[str, list[bytes]]:
-    timestamp: str | None = None
+    times: list[str] = []
     signatures: list[str] = []
+    found = {"t": times, _SCHEME: signatures}
     for item in header.split(","):
-        # As Stripe's package does it: `v1=abc=def` is `abc`.
+        # As Stripe's package does it: `v1=abc=def` is `abc`, and `v1` alone spoils the header.
         scheme, *values = item.split("=", 2)
-        if scheme == _SCHEME and values:
-            signatures.append(values[0])
-        elif scheme == "t" and values and timestamp is None:
-            timestamp = values[0]
-    if timestamp is None or not _timestamp(timestamp):
+        if scheme in found:
+            if not values:
+                raise SignatureError("signature_malformed", f"{scheme} has no value")
+            found[scheme].append(values[0])
+    if not times or not _timestamp(times[0]):
         raise SignatureError("signature_malformed", "Stripe-Signature has no Unix time t=")
     if not signatures:
         raise SignatureError("signature_malformed", "Stripe-Signature has no v1= signature")
     # What cannot be a SHA-256 is wrong without a comparison: 64 KB of `v1=,` cost nothing.
-    return timestamp, [
+    return times[0], [
         text.encode("ascii") for text in signatures if len(text) == _HEX_DIGITS and text.isascii()
     ]
 
