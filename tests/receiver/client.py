@@ -53,6 +53,11 @@ class Client:
     def send(self, data: bytes) -> None:
         self.socket.sendall(data)
 
+    def send_until_cut_off(self, data: bytes) -> None:
+        """Sends `data` again and again; raises OSError when the server has closed for good."""
+        while True:
+            self.send(data)
+
     def half_close(self) -> None:
         self.socket.shutdown(socket.SHUT_WR)
 

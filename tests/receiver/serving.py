@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import socket
 import threading
 import time
 from collections.abc import Coroutine
@@ -38,8 +39,11 @@ class SourceUnderTest(msgspec.Struct, frozen=True):
 class Serving:
     """Starts at once; `stop` ends it, and finds out whether a request ran into a bug."""
 
-    def __init__(self, database_url: str, **options: Any) -> None:
+    def __init__(
+        self, database_url: str, *, listener: socket.socket | None = None, **options: Any
+    ) -> None:
         self.database_url = database_url
+        self._listener = listener
         self._options = options
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="receiver")
@@ -55,7 +59,7 @@ class Serving:
     async def _start(self) -> None:
         self.database = Database(self.database_url)
         self.receiver = Receiver(self.database, self._seal, **self._options)
-        await self.receiver.start("127.0.0.1", 0)
+        await self.receiver.start("127.0.0.1", 0, sock=self._listener)
         self._port = self.receiver.addresses[0][1]
 
     def run(self, work: Coroutine[Any, Any, Any]) -> Any:
