@@ -7,7 +7,7 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import msgspec
@@ -87,6 +87,16 @@ class Serving:
     async def _fetch(self, query: str, arguments: tuple[object, ...]) -> list[Any]:
         async with self.database.driver() as pg:
             return await pg.fetch(query, *arguments)
+
+    def wait_until(self, condition: Callable[[], bool]) -> None:
+        """Until the receiver's own state says so; fails when it never does."""
+        self.run(self._wait_until(condition))
+
+    async def _wait_until(self, condition: Callable[[], bool]) -> None:
+        deadline = self._loop.time() + SECONDS
+        while not condition():
+            assert self._loop.time() < deadline, "it did not come to that"
+            await asyncio.sleep(0.005)
 
     def post(self, source: SourceUnderTest, body: bytes, *headers: str) -> Answer:
         return exchange(self.port, request(source, body, *headers))
