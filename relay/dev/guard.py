@@ -52,6 +52,8 @@ class Plan(TypedDict):
 
 def main() -> int:
     plan: Plan = json.loads(sys.argv[1])
+    # A thread that blocks signals hands that on, and the program could not be asked to stop.
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
     # A signal for the guard means the same as the end of its parent; SIGCHLD wakes the poll below.
     wake, wake_writer = os.pipe()
     os.set_blocking(wake_writer, False)

@@ -19,6 +19,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -207,7 +208,7 @@ def _java(main_class: str, *arguments: str) -> Sequence[str]:
     home = os.environ.get("JAVA_HOME")
     java = shutil.which("java", path=f"{home}/bin") if home else shutil.which("java")
     if java is None:
-        raise StartError("Apache Kafka needs Java 17 (Debian: `openjdk-17-jre-headless`)")
+        raise StartError("Apache Kafka needs Java 17 or later (Debian: `default-jre-headless`)")
     return [java, *_JAVA, _LOGGING, "-cp", f"{fetch()}/*", main_class, *arguments]
 
 
@@ -221,12 +222,14 @@ def main() -> None:
     if options.command == "fetch":
         print(fetch())
         return
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with (
+        suppress(KeyboardInterrupt),
         tempfile.TemporaryDirectory(prefix="relay-kafka-") as directory,
         ApacheKafka(directory, brokers=options.brokers) as cluster,
     ):
         print(cluster.bootstrap_servers, flush=True)
-        signal.sigwait({signal.SIGINT, signal.SIGTERM})
+        signal.pause()
 
 
 if __name__ == "__main__":
