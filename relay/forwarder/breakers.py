@@ -4,55 +4,91 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from relay.core.record import Record
+import msgspec
+
+from relay.kafka import Failure
 
 WHOLE_TOPIC = -1
 
+# The first wait, and the longest: a partition that is back should not wait much longer.
+_FIRST_SECONDS, _MOST_SECONDS = 2.0, 15.0
 
-class Breakers:
-    """Open for a while per topic and partition, or per topic when no partition was told.
 
-    ``clock`` gives seconds; any monotonic one.
+class Away(msgspec.Struct, frozen=True):
+    """Why a record is not produced now.
+
+    ``seconds`` is when it is worth looking again; None leaves it to the kind of failure.
     """
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    failure: Failure
+    seconds: float | None = None
+
+
+class _Breaker(msgspec.Struct):
+    failure: Failure
+    seconds: float
+    until: float
+    on_trial: bool = False
+
+
+class Breakers:
+    """Per topic and partition, or for the ``WHOLE_TOPIC`` when no partition was told.
+
+    When the time of a breaker is over, one record is let through as a trial. What becomes of it
+    opens or closes the breaker again; all others keep waiting, because a trial that fails costs
+    its batch the whole delivery time-out.
+
+    ``clock`` gives seconds, any monotonic one; ``random`` floats in [0, 1). ``trial_seconds`` is
+    the time in which a trial comes to its end.
+    """
+
+    def __init__(
+        self, clock: Callable[[], float], random: Callable[[], float], trial_seconds: float
+    ) -> None:
         self._clock = clock
-        self._closes_at: dict[str, dict[int, float]] = {}
+        self._random = random
+        self._trial_seconds = trial_seconds
+        self._breakers: dict[str, dict[int, _Breaker]] = {}
 
-    def open(self, topic: str, partition: int, seconds: float) -> None:
-        self._closes_at.setdefault(topic, {})[partition] = self._clock() + seconds
+    def concern(self, topic: str) -> bool:
+        """Whether the topic has any breaker: mostly not, and then nothing has to be asked."""
+        return topic in self._breakers
 
-    def is_open(self, record: Record, partitions: int | None) -> bool:
-        """Whether the record would go where a breaker is open. Costs nothing when none is."""
-        of_topic = self._closes_at.get(record.topic)
-        if of_topic is None:
-            return False
+    def open(
+        self, topic: str, partition: int, failure: Failure, seconds: float | None = None
+    ) -> None:
+        """Open for ``seconds``; when none are given, twice as long as the last time."""
         now = self._clock()
-        for partition in [number for number, end in of_topic.items() if end <= now]:
-            del of_topic[partition]
+        of_topic = self._breakers.setdefault(topic, {})
+        known = of_topic.get(partition)
+        if known is not None and not known.on_trial and now < known.until:
+            return  # several batches have met the same fault
+        if seconds is None:
+            last = _FIRST_SECONDS / 2 if known is None else known.seconds
+            seconds = min(last * 2, _MOST_SECONDS)
+        until = now + seconds * (0.75 + self._random() / 2)
+        of_topic[partition] = _Breaker(failure, seconds, until)
+
+    def close(self, topic: str, partition: int) -> None:
+        """A record has arrived in the partition."""
+        of_topic = self._breakers.get(topic)
+        if of_topic is None:
+            return
+        of_topic.pop(partition, None)
+        of_topic.pop(WHOLE_TOPIC, None)
         if not of_topic:
-            del self._closes_at[record.topic]
-            return False
-        if WHOLE_TOPIC in of_topic or not partitions:
-            return True
-        return partition_of(record.key, partitions) in of_topic
+            del self._breakers[topic]
 
-
-def partition_of(key: bytes, partitions: int) -> int:
-    """Where ``murmur2_random`` puts a key: as the Java client's default partitioner does."""
-    return (murmur2(key) & 0x7FFFFFFF) % partitions
-
-
-def murmur2(data: bytes) -> int:
-    """Kafka's murmur2 (org.apache.kafka.common.utils.Utils.murmur2), unsigned 32 bit."""
-    mask, m, length = 0xFFFFFFFF, 0x5BD1E995, len(data)
-    h = (0x9747B28C ^ length) & mask
-    whole = length & ~3
-    for place in range(0, whole, 4):
-        k = int.from_bytes(data[place : place + 4], "little") * m & mask
-        k = (k ^ (k >> 24)) * m & mask
-        h = (h * m & mask) ^ k
-    if whole < length:
-        h = (h ^ int.from_bytes(data[whole:], "little")) * m & mask
-    h = (h ^ (h >> 13)) * m & mask
-    return h ^ (h >> 15)
+    def look(self, topic: str, partition: int) -> Away | None:
+        """Why nothing can be produced there now, if so; otherwise it may be the trial."""
+        of_topic = self._breakers.get(topic)
+        breaker = None if of_topic is None else of_topic.get(partition)
+        if breaker is None:
+            return None
+        now = self._clock()
+        if now >= breaker.until:
+            breaker.on_trial = True
+            breaker.until = now + self._trial_seconds
+            return None
+        left = breaker.until - now
+        return Away(breaker.failure, min(left, _FIRST_SECONDS) if breaker.on_trial else left)

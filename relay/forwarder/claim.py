@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import attrgetter
 
 from relay.store.queue import QueueRow
+
+_number = attrgetter("number")
 
 
 def choose(
@@ -17,16 +20,14 @@ def choose(
     row.
     """
     by_lane: dict[tuple[int, int], list[QueueRow]] = {lane: [] for lane in lanes}
-    for row in rows:
+    for row in sorted(rows, key=_number):
         by_lane[row.source_id, row.lane].append(row)
     waiting = [of_lane for of_lane in by_lane.values() if of_lane]
     if not waiting:
         return []
     if waiting[0][0].alone:
         return [waiting[0][0]]
-    together = sorted(
-        (row for of_lane in waiting for row in _until_alone(of_lane)), key=lambda row: row.number
-    )
+    together = sorted((row for of_lane in waiting for row in _until_alone(of_lane)), key=_number)
     batch: list[QueueRow] = []
     size = 0
     for row in together[:max_rows]:

@@ -10,10 +10,19 @@ import msgspec
 import structlog
 
 from relay.core.record import Record
-from relay.core.transform import Deliver, dead_letter_record, transform
-from relay.forwarder.breakers import WHOLE_TOPIC, Breakers
+from relay.core.transform import Deliver, Skip, dead_letter_record, transform
+from relay.forwarder.breakers import WHOLE_TOPIC, Away, Breakers
 from relay.forwarder.outcome import Plan
-from relay.kafka import Acknowledged, Failure, Flight, Kafka, QueueFullError, Report
+from relay.kafka import (
+    Acknowledged,
+    Failure,
+    Flight,
+    Kafka,
+    QueueFullError,
+    Report,
+    partition_of,
+)
+from relay.settings import Settings
 from relay.store.receipts import DeadLetterHead
 from relay.store.tables import QUEUE_DEAD_LETTER_COPY
 
@@ -21,11 +30,11 @@ _log = structlog.get_logger("relay.forwarder")
 
 # Transforming and producing hold the event loop: let others run now and then.
 _ROWS_PER_TURN = 100
-_BREAKER_SECONDS = (2.0, 6.0)
+# After its time-out a report may take another moment: librdkafka looks once a second.
+_REPORT_SECONDS = 2.0
 # What a record needs besides its value, when a dead letter has to be cut to fit its topic.
 _RECORD_OVERHEAD_BYTES = 4096
 _LEAST_COPY_BYTES = 1024
-_AWAY = "records time out, tried again soon: topic "
 
 Letters = Mapping[int, DeadLetterHead]
 """By inbox id, the dead letters of the rows that carry a copy."""
@@ -34,20 +43,31 @@ Letters = Mapping[int, DeadLetterHead]
 class Window(msgspec.Struct, frozen=True):
     """Until when a batch may hand over records and has to be at its end, on the loop's clock."""
 
+    opened: float
     produce_until: float
     end: float
+
+    def is_fresh(self, now: float) -> bool:
+        """Whether most of the time for producing is still ahead."""
+        return now - self.opened < (self.produce_until - self.opened) / 4
 
 
 class Delivery:
     """Sends one batch after the other; shared by the connections of a process."""
 
-    def __init__(self, kafka: Kafka) -> None:
+    def __init__(self, kafka: Kafka, settings: Settings) -> None:
         self._kafka = kafka
+        self._probe_seconds = settings.probe_seconds
         self._clock = asyncio.get_running_loop().time
-        self._breakers = Breakers(self._clock)
+        self._breakers = Breakers(
+            self._clock, random.random, settings.delivery_timeout_seconds + _REPORT_SECONDS
+        )
 
     async def send(self, plans: Sequence[Plan], letters: Letters, window: Window) -> None:
-        """Transform and produce the plans in order, and wait for all reports."""
+        """Transform and produce the plans in order, and wait for all reports.
+
+        Plans that were not reached in time keep no records: their rows stay in line.
+        """
         flight = Flight(asyncio.get_running_loop())
         await self._hand_over(plans, letters, flight, window)
         await self._land(flight, window)
@@ -59,109 +79,140 @@ class Delivery:
         self, plans: Sequence[Plan], letters: Letters, flight: Flight, window: Window
     ) -> None:
         stopped: set[tuple[int, int, int]] = set()
-        topics: dict[str, Failure | None] = {}
         for count, plan in enumerate(plans, start=1):
             if count % _ROWS_PER_TURN == 0:
                 await asyncio.sleep(0)
+            if self._clock() > window.produce_until or self._kafka.is_down:
+                return
             if plan.key in stopped:
                 continue
             _transform(plan, letters)
-            await self._check_topics(plan, topics)
+            await self._check_topics(plan)
             if plan.verdict is None:
                 plan.first = len(flight.reports)
-                for record in plan.records:
-                    if not await self._produce(record, flight, window):
-                        break
-                    plan.handed += 1
+                plan.handed = await self._produce(plan.records, flight, window)
             if plan.stops_its_key:
                 stopped.add(plan.key)
 
-    async def _produce(self, record: Record, flight: Flight, window: Window) -> bool:
-        """Hand one record over; False when the time for that is over."""
-        while self._clock() <= window.produce_until:
+    async def _produce(self, records: Sequence[Record], flight: Flight, window: Window) -> int:
+        """Hand records over in order; returns how many, fewer when the time for that is over."""
+        handed = 0
+        while handed < len(records) and self._clock() <= window.produce_until:
             try:
-                self._kafka.produce(record, flight)
+                self._kafka.produce(records[handed], flight)
             except QueueFullError:
                 await asyncio.sleep(0.01)
             else:
-                return True
-        return False
+                handed += 1
+        return handed
 
     async def _land(self, flight: Flight, window: Window) -> None:
         landing = asyncio.ensure_future(flight.land())
-        _, late = await asyncio.wait({landing}, timeout=max(window.end - self._clock(), 0.1))
-        if late:
-            await self._kafka.purge()
-        await landing
+        try:
+            _, late = await asyncio.wait({landing}, timeout=max(window.end - self._clock(), 0.1))
+            if late:
+                await self._kafka.purge()
+                # Reports that still do not come are missing ones: their rows stay in line.
+                await asyncio.wait({landing}, timeout=_REPORT_SECONDS)
+        finally:
+            landing.cancel()
 
     async def send_alone(self, plan: Plan, letters: Letters, window: Window) -> None:
-        """Produce a row record by record, each in a request of its own.
+        """Produce a row so that a verdict on size is about one record of it.
 
-        So a verdict on size is about this record. A dead letter that its topic does not take is
-        cut until it fits.
+        A dead letter that its topic does not take is cut until it fits.
         """
         _transform(plan, letters)
-        await self._check_topics(plan, {})
+        await self._check_topics(plan)
         if plan.verdict is not None:
             return
-        reports: list[Report] = []
-        for record in plan.records:
-            report = await self._send_one(record, window)
-            if plan.row.kind == QUEUE_DEAD_LETTER_COPY and _is_too_large(report):
-                report = await self._send_cut(plan, letters, window)
-            if report is not None:
-                reports.append(report)
-            if not isinstance(report, Acknowledged):
-                break
-        plan.reports = reports
+        plan.reports = await self._send_apart(plan.records, window)
+        if plan.row.kind == QUEUE_DEAD_LETTER_COPY and any(map(_is_too_large, plan.reports)):
+            plan.reports = await self._send_cut(plan, letters, window)
+        plan.handed = len(plan.reports)
         self._learn([plan])
 
-    async def _send_one(self, record: Record, window: Window) -> Report:
-        flight = Flight(asyncio.get_running_loop())
-        handed = await self._produce(record, flight, window)
-        await self._land(flight, window)
-        return flight.reports[0] if handed else None
+    async def _send_apart(self, records: Sequence[Record], window: Window) -> Sequence[Report]:
+        """The reports up to the first failure; what is too large together is sent in halves.
 
-    async def _send_cut(self, plan: Plan, letters: Letters, window: Window) -> Report:
-        limit = len(plan.event.body) // 2
-        told = await self._kafka.max_message_bytes(plan.records[0].topic)
-        if told is not None:
-            limit = min(limit, told - _RECORD_OVERHEAD_BYTES)
+        One oversize record fails all that travel in its request, and so do many small ones that
+        only together are too large for their topic.
+        """
+        flight = Flight(asyncio.get_running_loop())
+        await self._produce(records, flight, window)
+        await self._land(flight, window)
+        reports = flight.reports
+        if len(records) == 1 or not any(map(_is_too_large, reports)):
+            return reports
+        half = len(records) // 2
+        reports = [*await self._send_apart(records[:half], window)]
+        if len(reports) == half and all(isinstance(each, Acknowledged) for each in reports):
+            reports += await self._send_apart(records[half:], window)
+        return reports
+
+    async def _send_cut(self, plan: Plan, letters: Letters, window: Window) -> Sequence[Report]:
+        told = await self._kafka.topics.max_message_bytes(plan.records[0].topic)
+        limit = min(len(plan.event.body) // 2, told - _RECORD_OVERHEAD_BYTES)
         while True:
             limit = max(limit, _LEAST_COPY_BYTES)
             plan.records = (_copy(plan, letters, limit),)
-            report = await self._send_one(plan.records[0], window)
-            if not _is_too_large(report) or limit == _LEAST_COPY_BYTES:
-                return report
+            reports = await self._send_apart(plan.records, window)
+            if not any(map(_is_too_large, reports)) or limit == _LEAST_COPY_BYTES:
+                return reports
             limit //= 2
 
-    async def _check_topics(self, plan: Plan, known: dict[str, Failure | None]) -> None:
-        """Fail a plan whose records have nowhere to go; ``known`` is what the batch has learnt."""
+    async def _check_topics(self, plan: Plan) -> None:
+        """Put a plan aside whose records have nowhere to go at the moment."""
         for record in plan.records:
-            if self._breakers.is_open(record, self._kafka.partition_count(record.topic)):
-                plan.verdict = Failure("transient", "kafka_partition_away", _AWAY + record.topic)
-                return
-            if record.topic not in known:
-                failure = (await self._kafka.ensure_topics([record.topic])).get(record.topic)
-                known[record.topic] = failure
-                if failure is not None and failure.verdict == "transient":
-                    self._breakers.open(record.topic, WHOLE_TOPIC, _jitter(_BREAKER_SECONDS))
-            if (failure := known[record.topic]) is not None:
-                plan.verdict = failure
+            away = await self._look(record)
+            if away is not None:
+                plan.verdict, plan.wait_seconds = away.failure, away.seconds
                 return
 
+    async def _look(self, record: Record) -> Away | None:
+        topics, topic = self._kafka.topics, record.topic
+        away = self._breakers.look(topic, WHOLE_TOPIC)
+        if away is None and topics.partition_count(topic) is None:
+            away = await self._ensure(topic)
+        if away is None and self._breakers.concern(topic):
+            partition = partition_of(record.key, topics.partition_count(topic) or 1)
+            away = self._breakers.look(topic, partition)
+        return away
+
+    async def _ensure(self, topic: str) -> Away | None:
+        try:
+            failure = (await self._kafka.topics.ensure([topic])).get(topic)
+        except ConnectionError as error:
+            self._kafka.mark_down()
+            return Away(Failure("transient", "kafka_away", str(error)))
+        if failure is None:
+            return None
+        self._break(topic, failure)
+        return Away(failure)
+
+    def _break(self, topic: str, failure: Failure) -> None:
+        if failure.verdict == "refused":
+            self._breakers.open(topic, WHOLE_TOPIC, failure, self._probe_seconds)
+        elif failure.verdict == "transient":
+            self._breakers.open(topic, failure.partition, failure)
+
     def _learn(self, plans: Sequence[Plan]) -> None:
-        """Open breakers where records failed for want of a broker."""
-        acknowledged = failed = 0
+        """Open breakers where Kafka takes nothing, close them where it does."""
+        acknowledged: set[tuple[str, int]] = set()
+        failed: dict[tuple[str, int], Failure] = {}
         for plan in plans:
             for record, report in zip(plan.records, plan.reports, strict=False):
                 if isinstance(report, Acknowledged):
-                    acknowledged += 1
-                elif isinstance(report, Failure) and report.verdict == "transient":
-                    failed += 1
-                    self._breakers.open(record.topic, report.partition, _jitter(_BREAKER_SECONDS))
-                    self._kafka.forget_topic(record.topic)
-        if failed and not acknowledged:
+                    acknowledged.add((record.topic, report.partition))
+                elif isinstance(report, Failure) and report.verdict in ("transient", "refused"):
+                    failed.setdefault((record.topic, report.partition), report)
+        for (topic, _), failure in failed.items():
+            self._break(topic, failure)
+            # It may have been deleted.
+            self._kafka.topics.forget(topic)
+        for topic, partition in acknowledged - failed.keys():
+            self._breakers.close(topic, partition)
+        if not acknowledged and any(each.verdict == "transient" for each in failed.values()):
             self._kafka.mark_down()
 
 
@@ -169,7 +220,10 @@ def _transform(plan: Plan, letters: Letters) -> None:
     """Set the plan's records or verdict; whatever goes wrong is the row's own failure."""
     try:
         if plan.row.kind == QUEUE_DEAD_LETTER_COPY:
-            plan.records = (_copy(plan, letters, None),)
+            if plan.source.dlq_topic:
+                plan.records = (_copy(plan, letters, None),)
+            else:
+                plan.verdict = Skip("discarded")
             return
         outcome = transform(plan.event, plan.source)
     except Exception as error:
@@ -197,7 +251,3 @@ def _copy(plan: Plan, letters: Letters, limit: int | None) -> Record:
 
 def _is_too_large(report: Report) -> bool:
     return isinstance(report, Failure) and report.verdict == "too_large"
-
-
-def _jitter(bounds: tuple[float, float]) -> float:
-    return random.uniform(*bounds)  # noqa: S311 - spreads load, protects nothing

@@ -7,10 +7,12 @@ import random
 from uuid import UUID, uuid4
 
 import asyncpg
+import msgspec
 import structlog
 
 from relay.core.routing import LANES
 from relay.core.source import SourceConfig
+from relay.core.transform import StoredEvent
 from relay.forwarder.claim import choose
 from relay.forwarder.delivery import Delivery, Window
 from relay.forwarder.gate import Gate
@@ -19,7 +21,8 @@ from relay.kafka import Kafka
 from relay.settings import Settings
 from relay.store import queue, receipts, sources
 from relay.store.engine import Database
-from relay.store.queue import QueueRow
+from relay.store.failures import is_outage
+from relay.store.queue import Parking, QueueRow
 from relay.store.tables import QUEUE_DEAD_LETTER_COPY
 
 _log = structlog.get_logger("relay.forwarder")
@@ -27,6 +30,15 @@ _log = structlog.get_logger("relay.forwarder")
 # A quarter of a source's lanes at a time: its other lanes are free for the other connections.
 LANES_PER_BATCH = LANES // 4
 _SOURCES_SECONDS = 1.0
+# How soon a change of a topic's partitions is noticed and warned about.
+_TOPICS_SECONDS = 60.0
+
+
+class Suspect(msgspec.Struct, frozen=True):
+    """A lane that begins with a row that has to be alone in the process."""
+
+    source_id: int
+    lane: int
 
 
 class Shared:
@@ -37,7 +49,7 @@ class Shared:
         self.kafka = kafka
         self.settings = settings
         self.process_id = uuid4()
-        self.delivery = Delivery(kafka)
+        self.delivery = Delivery(kafka, settings)
         self.gate = Gate()
         self.policy = Policy(
             random=random.random,
@@ -47,11 +59,12 @@ class Shared:
             probe_seconds=settings.probe_seconds,
         )
         self.idle_ms = int(settings.frozen_after_seconds * 1000)
-        # Notes of batches that this process has given up, to be withdrawn when the database is
-        # back; nothing of them can arrive any more, so the lanes need not rest.
+        # Notes of batches that were lost with the database, to be withdrawn when it is back.
+        # Nothing of them can arrive any more, so the lanes need not rest.
         self.orphan_notes: set[UUID] = set()
         self._sources: dict[int, SourceConfig] = {}
         self._sources_at = -_SOURCES_SECONDS
+        self._topics_at = -_TOPICS_SECONDS
 
     async def load_sources(self) -> None:
         """Read the settings of the sources again when they are more than a second old."""
@@ -65,6 +78,37 @@ class Shared:
 
     def source(self, source_id: int) -> SourceConfig | None:
         return self._sources.get(source_id)
+
+    @property
+    def source_ids(self) -> list[int]:
+        return list(self._sources)
+
+    async def prepare(self) -> bool:
+        """What has to be in order before a batch; False when Kafka is away."""
+        if self.kafka.is_down and not await self.kafka.probe():
+            return False
+        if self.kafka.needs_rebuild:
+            # Alone in the process, so that no flight is lost with the old producer.
+            async with self.gate.enter(alone=True):
+                if self.kafka.needs_rebuild:
+                    await self.kafka.rebuild()
+        if not await self._look_at_topics():
+            return False
+        await self.withdraw_orphan_notes()
+        await self.load_sources()
+        return True
+
+    async def _look_at_topics(self) -> bool:
+        now = asyncio.get_running_loop().time()
+        if now - self._topics_at < _TOPICS_SECONDS:
+            return True
+        self._topics_at = now
+        try:
+            await self.kafka.topics.refresh()
+        except ConnectionError:
+            self.kafka.mark_down()
+            return False
+        return True
 
     async def withdraw_orphan_notes(self) -> None:
         if not self.orphan_notes:
@@ -81,8 +125,9 @@ class Shared:
         """
         now = asyncio.get_running_loop().time()
         return Window(
-            now + self.settings.fence_margin_seconds * 0.8,
-            now + self.settings.batch_timeout_seconds,
+            opened=now,
+            produce_until=now + self.settings.fence_margin_seconds * 0.8,
+            end=now + self.settings.batch_timeout_seconds,
         )
 
 
@@ -99,94 +144,130 @@ class Forwarder:
         raises; whatever was claimed is then free again.
         """
         shared = self._shared
-        if shared.kafka.is_down and not await shared.kafka.probe():
+        if not await shared.prepare():
             return 0
-        if shared.kafka.needs_rebuild:
-            # Alone in the process, so that no flight is lost with the old producer.
-            async with shared.gate.enter(alone=True):
-                await shared.kafka.rebuild()
-        await shared.withdraw_orphan_notes()
-        await shared.load_sources()
         async with shared.gate.enter(alone=False):
-            count = await self._run_batch(alone=False)
-        if count is None:
+            found = await self._run_batch(None)
+        if isinstance(found, Suspect):
             async with shared.gate.enter(alone=True):
-                count = await self._run_batch(alone=True)
-        return count or 0
+                found = await self._run_batch(found)
+        return found if isinstance(found, int) else 0
 
-    async def _run_batch(self, *, alone: bool) -> int | None:
-        """Claim and forward; None when the batch has to be alone in the process and is not."""
+    async def _run_batch(self, suspect: Suspect | None) -> int | Suspect:
+        """Claim and forward; the lane of a row that has to be alone in the process, if we are not.
+
+        ``suspect`` is where to claim it when we are.
+        """
         async with self._shared.database.driver() as pg:
             await pg.execute(queue.BEGIN.format(idle_ms=self._shared.idle_ms))
-            rows = await self._claim(pg)
-            if not rows or (rows[0].alone and not alone):
+            rows = await self._claim(pg, suspect)
+            if not rows or (rows[0].alone and suspect is None):
                 await pg.execute("ROLLBACK")
-                return None if rows else 0
+                return Suspect(rows[0].source_id, rows[0].lane) if rows else 0
             return await self._forward(pg, rows)
 
-    async def _claim(self, pg: asyncpg.Connection) -> list[QueueRow]:
+    async def _claim(self, pg: asyncpg.Connection, suspect: Suspect | None) -> list[QueueRow]:
         settings = self._shared.settings
-        # The random lane spreads the connections; the random source serves them all in turn.
-        known = sorted(self._shared._sources) or [0]
-        start = (random.choice(known), random.randrange(LANES))  # noqa: S311 - not a secret
-        lanes = await queue.lock_lanes(pg, start, LANES_PER_BATCH)
+        if suspect is None:
+            # The random lane spreads the connections; the random source serves them all in turn.
+            source_id = random.choice(self._shared.source_ids or [0])  # noqa: S311 - not a secret
+            start, count = (source_id, random.randrange(LANES)), LANES_PER_BATCH  # noqa: S311
+        else:
+            start, count = (suspect.source_id, suspect.lane), 1
+        lanes = await queue.lock_lanes(pg, start, count)
         if not lanes:
             return []
-        rows = await queue.read_lanes(pg, lanes, max(settings.batch_rows // len(lanes), 1))
+        per_lane = max(settings.batch_rows // len(lanes), 1) if suspect is None else 1
+        rows = await queue.read_lanes(pg, lanes, per_lane)
         ours = [row for row in rows if self._shared.source(row.source_id) is not None]
         return choose(ours, lanes, settings.batch_rows, settings.batch_bytes)
 
     async def _forward(self, pg: asyncpg.Connection, rows: list[QueueRow]) -> int:
         shared = self._shared
         note_id = uuid4()
-        window = shared.window()
+        sending = False
         try:
-            async with shared.database.driver() as notes:
-                await queue.write_note(notes, note_id, shared.process_id, pg.get_server_pid(), rows)
-            plans = await self._read(pg, rows)
+            window, events = await self._take(pg, note_id, rows)
+            plans, lost = _plan(rows, events, shared)
             copies = [row.inbox_id for row in rows if row.kind == QUEUE_DEAD_LETTER_COPY]
             letters = await receipts.read_dead_letters(pg, copies) if copies else {}
-            if rows[0].alone:
+            sending = True
+            if plans and rows[0].alone:
                 await shared.delivery.send_alone(plans[0], letters, window)
             else:
                 await shared.delivery.send(plans, letters, window)
+            sending = False
             outcomes = decide(plans, shared.policy)
+            outcomes.parked += lost
             await self._settle(pg, outcomes, note_id)
             await pg.execute("COMMIT")
         except BaseException as error:
-            await self._abandon(note_id, error)
+            await self._abandon(note_id, error, sending=sending)
             raise
         return _report(rows, outcomes)
 
-    async def _read(self, pg: asyncpg.Connection, rows: list[QueueRow]) -> list[Plan]:
-        events = await queue.read_events(pg, rows)
-        plans = []
-        for row in rows:
-            config = self._shared.source(row.source_id)
-            if config is None:
-                raise LookupError(f"source {row.source_id} is gone")
-            plans.append(Plan(row, config, events[row.inbox_id]))
-        return plans
+    async def _take(
+        self, pg: asyncpg.Connection, note_id: UUID, rows: list[QueueRow]
+    ) -> tuple[Window, dict[int, StoredEvent]]:
+        """Write the note and read the events, and tell until when they may be produced."""
+        shared = self._shared
+        async with shared.database.driver() as notes:
+            window = shared.window()
+            await queue.write_note(notes, note_id, shared.process_id, pg.get_server_pid(), rows)
+            events = await queue.read_events(pg, rows)
+            if not window.is_fresh(asyncio.get_running_loop().time()):
+                # Big bodies over a slow line: without this the time would always be over.
+                window = shared.window()
+                await queue.renew_note(notes, note_id)
+                await queue.confirm_locks(pg)
+        return window, events
 
     async def _settle(self, pg: asyncpg.Connection, outcomes: Outcomes, note_id: UUID) -> None:
         if outcomes.dead:
             await receipts.bury(pg, outcomes.dead)
         if outcomes.parked:
             await queue.park(pg, outcomes.parked)
-        for halt in outcomes.halted:
+        for halt in sorted(outcomes.halted, key=lambda halt: halt.row.source_id):
             await queue.halt(pg, halt.row, halt.code, halt.error)
         await receipts.settle(pg, outcomes.settled, note_id)
 
-    async def _abandon(self, note_id: UUID, error: BaseException) -> None:
-        """The transaction is lost: make sure that nothing of the batch is sent from now on.
+    async def _abandon(self, note_id: UUID, error: BaseException, *, sending: bool) -> None:
+        """The batch did not come to its end.
 
-        The purge comes before anything else, and it hits the other batches of the process too;
-        theirs are put aside as in an outage.
+        When the database is the reason, nothing of it is on its way (it was not produced yet, or
+        every report is in), so its note is withdrawn and it is claimed again at once. Whatever
+        else went wrong may be the fault of one of its rows and happen again: the note stays, and
+        they are treated as those of a process that died.
         """
-        await self._shared.kafka.purge()
-        self._shared.orphan_notes.add(note_id)
+        if sending:
+            await self._shared.kafka.purge()
+        elif is_outage(error):
+            self._shared.orphan_notes.add(note_id)
         if not isinstance(error, asyncio.CancelledError):
             _log.warning("forwarder.batch_lost", error=f"{type(error).__name__}: {error}")
+
+
+def _plan(
+    rows: list[QueueRow], events: dict[int, StoredEvent], shared: Shared
+) -> tuple[list[Plan], list[Parking]]:
+    """The plans of a batch, and what has to wait because its inbox row cannot be found.
+
+    That can be so for a moment, while a partition is taken out and put back for its sake.
+    """
+    plans: list[Plan] = []
+    lost: dict[tuple[int, int, int], Parking] = {}
+    for row in rows:
+        config = shared.source(row.source_id)
+        event = events.get(row.inbox_id)
+        key = (row.source_id, row.lane, row.key_hash)
+        if event is None:
+            error = f"the inbox has no row {row.inbox_id}"
+            seconds = shared.policy.probe_seconds
+            waits = Parking(row, seconds, "body_missing", error, row.attempts, row.alone)
+            lost.setdefault(key, waits)
+        elif config is not None and key not in lost:
+            plans.append(Plan(row, config, event))
+    return plans, list(lost.values())
 
 
 def _report(rows: list[QueueRow], outcomes: Outcomes) -> int:

@@ -24,7 +24,12 @@ class Gate:
             await self._changed.wait_for(lambda: not self._alone)
             if alone:
                 self._alone = True
-                await self._changed.wait_for(lambda: self._inside == 0)
+                try:
+                    await self._changed.wait_for(lambda: self._inside == 0)
+                except BaseException:
+                    self._alone = False
+                    self._changed.notify_all()
+                    raise
             self._inside += 1
         try:
             yield

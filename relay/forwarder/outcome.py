@@ -24,9 +24,10 @@ TRANSIENT_SECONDS = (0.5, 3.0)
 class Plan(msgspec.Struct):
     """A row on its way through the batch.
 
-    ``verdict`` is set when it is decided without Kafka. ``reports`` has one entry per record that
-    was handed over; fewer than ``records`` means that the time for producing was over. ``first``
-    is where they begin among the reports of the batch.
+    ``verdict`` is set when it is decided without Kafka; for a failure ``wait_seconds`` may say
+    when to look again. ``reports`` has one entry per record that was handed over; fewer than
+    ``records``, or no records at all, mean that the time was over. ``first`` is where they begin
+    among the reports of the batch.
     """
 
     row: QueueRow
@@ -34,6 +35,7 @@ class Plan(msgspec.Struct):
     event: StoredEvent
     records: tuple[Record, ...] = ()
     verdict: Skip | Dead | Failure | None = None
+    wait_seconds: float | None = None
     reports: Sequence[Report] = ()
     first: int = 0
     handed: int = 0
@@ -116,7 +118,7 @@ def _decide_one(plan: Plan, policy: Policy, outcomes: Outcomes) -> bool:
                 receipts.append(Receipt(record.topic, partition, offset, key, record.op))
             case Failure() as failure:
                 return _fail(plan, failure, policy, outcomes)
-    if len(receipts) < len(plan.records):
+    if not plan.records or len(receipts) < len(plan.records):
         return False  # not handed over in time: it stays at its place, nothing has failed
     outcomes.settled.append(Settled(plan.row, tuple(receipts)))
     return True
@@ -148,6 +150,8 @@ def _fail(plan: Plan, failure: Failure, policy: Policy, outcomes: Outcomes) -> b
                 policy.backoff_base_seconds,
                 policy.backoff_cap_seconds,
             )
+    if plan.wait_seconds is not None:
+        seconds = plan.wait_seconds
     outcomes.parked.append(
         Parking(row, seconds, failure.code, failure.message, min(attempts, 32_000), alone)
     )

@@ -9,6 +9,7 @@ from relay.forwarder.forwarder import Shared
 from relay.forwarder.outcome import death
 from relay.store import queue, receipts
 from relay.store.queue import CrashedBatch
+from relay.store.tables import QUEUE_EVENT
 
 _log = structlog.get_logger("relay.forwarder")
 
@@ -53,12 +54,12 @@ class Recovery:
         events = await queue.read_events(pg, batch.dead)
         for row in batch.dead:
             source = self._shared.source(row.source_id)
-            if source is None or row.kind != 0:
+            event = events.get(row.inbox_id)
+            if source is None or event is None or row.kind != QUEUE_EVENT:
                 continue
-            error = f"the process died {row.crashes} times with this event alone in flight"
+            error = f"its process failed {row.crashes} times with this event alone in flight"
             if not source.dlq:
                 await queue.halt(pg, row, "crashed_worker", error)
                 continue
-            event = events[row.inbox_id]
             attempts = row.attempts + row.crashes
             await receipts.bury(pg, [death(row, source, event, "crashed_worker", error, attempts)])

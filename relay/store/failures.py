@@ -14,3 +14,10 @@ DATABASE_FAILURES: Final[tuple[type[BaseException], ...]] = (
     asyncpg.PostgresError,
     *UNAVAILABLE,
 )
+
+
+def is_outage(error: BaseException) -> bool:
+    """Whether the database is the reason, and not what it was asked to store or to do."""
+    # asyncpg's word for a value that it cannot encode is an InterfaceError and a ValueError.
+    away = isinstance(error, (SQLAlchemyError, *UNAVAILABLE))
+    return away and not isinstance(error, ValueError)

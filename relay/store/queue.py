@@ -16,6 +16,7 @@ import asyncpg
 import msgspec
 
 from relay.core.transform import StoredEvent
+from relay.store.text import storable
 
 # One round trip. READ COMMITTED is stated whatever the server's default: each statement must see
 # what was committed before it. A client that is frozen while idle is ended by the server itself.
@@ -30,7 +31,8 @@ BEGIN = (
 _LOCK_LANES = """
 SELECT l.source_id, l.lane FROM relay.lane l
 WHERE (l.source_id, l.lane) >= ($1::int, $2::smallint)
-  AND l.source_id IN (SELECT id FROM relay.source WHERE paused_at IS NULL AND halted_at IS NULL)
+  AND l.source_id IN (SELECT id FROM relay.source WHERE paused_at IS NULL AND halted_at IS NULL
+                      AND deleted_at IS NULL)
   AND EXISTS (
       SELECT FROM relay.queue q WHERE q.source_id = l.source_id AND q.lane = l.lane
       AND (q.visible_at IS NULL OR q.visible_at <= now()))
@@ -154,6 +156,18 @@ async def write_note(
     )
 
 
+async def renew_note(pg: asyncpg.Connection, note_id: UUID) -> None:
+    """Let the fence of a note begin now; its lanes must still be locked, see ``confirm_locks``."""
+    await pg.execute(
+        "UPDATE relay.batch_note SET started_at = clock_timestamp() WHERE id = $1", note_id
+    )
+
+
+async def confirm_locks(pg: asyncpg.Connection) -> None:
+    """Raises when the transaction is lost, and with it the lanes that it has locked."""
+    await pg.fetchval("SELECT 1")
+
+
 async def read_events(pg: asyncpg.Connection, rows: Sequence[QueueRow]) -> dict[int, StoredEvent]:
     """The events of claimed rows, by inbox id.
 
@@ -196,7 +210,7 @@ async def park(pg: asyncpg.Connection, parkings: Sequence[Parking]) -> None:
         [parking.row.number for parking in parkings],
         [parking.seconds for parking in parkings],
         [parking.code for parking in parkings],
-        [parking.error for parking in parkings],
+        [storable(parking.error) for parking in parkings],
         [parking.attempts for parking in parkings],
         [parking.alone for parking in parkings],
     )
@@ -233,8 +247,9 @@ async def take_dead_note(
     """Free the lanes of a batch whose process died, and mark its rows as suspects.
 
     None when the batch is alive after all: its lanes are still locked. In the caller's
-    transaction, which afterwards holds the lanes itself. A row that was alone in its note has
-    one crash more.
+    transaction, which afterwards holds the lanes itself. A row that was a suspect already, and so
+    alone in its process, has one crash more; a batch that only happened to have one row had others
+    beside it.
     """
     lanes = await pg.fetch(
         """
@@ -258,8 +273,8 @@ async def take_dead_note(
     rows = await pg.fetch(
         """
         UPDATE relay.queue q
-        SET alone = true, crashes = q.crashes + CASE WHEN cardinality($3::bigint[]) = 1
-                                                     THEN 1 ELSE 0 END
+        SET alone = true,
+            crashes = q.crashes + (q.alone AND cardinality($3::bigint[]) = 1)::integer
         FROM unnest($1::int[], $2::smallint[]) AS l (source_id, lane)
         WHERE q.source_id = l.source_id AND q.lane = l.lane AND q.number = ANY ($3)
         RETURNING q.source_id, q.lane, q.number, q.inbox_id, q.received_at, q.key_hash, q.bytes,
@@ -269,7 +284,7 @@ async def take_dead_note(
         note["lanes"],
         note["numbers"],
     )
-    suspects = [QueueRow(*row) for row in rows]
+    suspects = sorted((QueueRow(*row) for row in rows), key=lambda row: row.number)
     dead = tuple(row for row in suspects if row.crashes >= max_crashes)
     return CrashedBatch(note_id, len(suspects), dead)
 
@@ -305,6 +320,6 @@ async def halt(pg: asyncpg.Connection, row: QueueRow, code: str, error: str) -> 
         """,
         row.source_id,
         code,
-        error,
+        storable(error),
         row.number,
     )

@@ -10,6 +10,7 @@ import msgspec
 
 from relay.store.queue import QueueRow
 from relay.store.tables import QUEUE_DEAD_LETTER_COPY, QUEUE_EVENT
+from relay.store.text import storable
 
 
 class Receipt(msgspec.Struct, frozen=True):
@@ -169,7 +170,7 @@ async def bury(pg: asyncpg.Connection, deaths: Sequence[Death]) -> None:
         [death.event_id for death in deaths],
         [death.event_type for death in deaths],
         [death.code for death in deaths],
-        [death.error for death in deaths],
+        [storable(death.error) for death in deaths],
         [death.attempts for death in deaths],
         [death.copy_key_hash for death in deaths],
         QUEUE_EVENT,

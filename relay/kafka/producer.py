@@ -1,0 +1,226 @@
+"""The producer: plain, idempotent, with ``acks=all``.
+
+Its delivery reports come from a thread of its own and wake the event loop once per batch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import structlog
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
+
+from relay.core.record import Record
+from relay.kafka import config
+from relay.kafka.topics import Topics
+from relay.kafka.verdict import Acknowledged, Failure, Report, classify
+
+_log = structlog.get_logger("relay.kafka")
+# What librdkafka has to say, every failed connection among it; by itself it writes to stderr.
+_client_log = logging.getLogger("relay.kafka.client")
+
+_PROBE_SECONDS = 3.0
+
+
+class QueueFullError(Exception):
+    """The producer's queue is full: back-pressure."""
+
+
+class Flight:
+    """The records of one batch on their way: collects the reports and wakes the loop once."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._landed = asyncio.Event()
+        self._outstanding = 1  # until land(): a report may come while the batch is handed over
+        self._lock = threading.Lock()
+        self.reports: list[Report] = []
+
+    def add(self) -> Callable[[KafkaError | None, Message], None]:
+        """A place for one more record; returns what takes its report."""
+        with self._lock:
+            self._outstanding += 1
+        self.reports.append(None)
+        return partial(self._report, len(self.reports) - 1)
+
+    def refuse(self, failure: Failure) -> None:
+        """The record added last was not taken by the client."""
+        self.reports[-1] = failure
+        self._count_down()
+
+    def withdraw(self) -> None:
+        """Forget the record added last: the client has not seen it."""
+        self.reports.pop()
+        self._count_down()
+
+    def _report(self, place: int, error: KafkaError | None, message: Message) -> None:
+        partition = message.partition()
+        offset = message.offset()
+        if error is not None:
+            self.reports[place] = classify(error, -1 if partition is None else partition)
+        elif partition is None or offset is None or offset < 0:
+            self.reports[place] = Failure(
+                "transient", "kafka_no_offset", "report without an offset"
+            )
+        else:
+            self.reports[place] = Acknowledged(partition, offset)
+        self._count_down()
+
+    def _count_down(self) -> None:
+        with self._lock:
+            self._outstanding -= 1
+            landed = self._outstanding == 0
+        if landed:
+            self._loop.call_soon_threadsafe(self._landed.set)
+
+    async def land(self) -> None:
+        """Wait for the report of every record; each comes within the delivery time-out."""
+        self._count_down()
+        await self._landed.wait()
+
+
+class Kafka:
+    """One producer with what belongs to it: topics, health and the thread of the reports.
+
+    ``properties`` are librdkafka's. Raises ConfigError when it refuses one of them.
+    """
+
+    def __init__(
+        self,
+        bootstrap_servers: str,
+        properties: Mapping[str, str] | None = None,
+        *,
+        delivery_timeout_seconds: float = 10.0,
+        auto_create: bool = True,
+        partitions: int = 6,
+        replication_factor: int = -1,
+    ) -> None:
+        connection = config.connection(bootstrap_servers, properties)
+        self._config: dict[str, Any] = {
+            **config.producer(connection, delivery_timeout_seconds),
+            "error_cb": self._on_error,
+        }
+        self._down = threading.Event()
+        self._fatal = threading.Event()
+        self._stopped = threading.Event()
+        self._poller: threading.Thread | None = None
+        self._producer = self._make()
+        self.topics = Topics(
+            connection,
+            auto_create=auto_create,
+            partitions=partitions,
+            replication_factor=replication_factor,
+        )
+
+    def _make(self) -> Producer:
+        try:
+            return Producer(self._config, logger=_client_log)
+        except (KafkaException, ValueError) as error:
+            raise config.refused(error) from error
+
+    def start(self) -> None:
+        """Start the thread that serves the delivery reports."""
+        self._stopped.clear()
+        self._poller = threading.Thread(target=self._serve, name="kafka-reports", daemon=True)
+        self._poller.start()
+
+    def _serve(self) -> None:
+        while not self._stopped.is_set():
+            try:
+                self._producer.poll(0.2)
+            except Exception:
+                # Out of a callback. Without this thread no batch would ever land again.
+                _log.exception("kafka.report_failed")
+
+    def _on_error(self, error: KafkaError) -> None:
+        if error.fatal():
+            self._fatal.set()
+            _log.error("kafka.producer_fatal", error=error.name(), message=error.str())
+        elif error.code() == KafkaError._ALL_BROKERS_DOWN and not self._down.is_set():
+            self._down.set()
+            _log.warning("kafka.away", error=error.name(), message=error.str())
+
+    @property
+    def is_down(self) -> bool:
+        """Every broker is away; claiming would only make rows wait elsewhere."""
+        return self._down.is_set()
+
+    def mark_down(self) -> None:
+        """The caller has seen a whole batch fail for want of a broker."""
+        if not self._down.is_set():
+            self._down.set()
+            _log.warning("kafka.away")
+
+    async def probe(self) -> bool:
+        """Ask the cluster whether it is there; clears ``is_down`` when it is."""
+        try:
+            # About all topics: one by name would be made by brokers that make topics.
+            await asyncio.to_thread(self._producer.list_topics, timeout=_PROBE_SECONDS)
+        except KafkaException as error:
+            if classify(error.args[0]).verdict == "transient":
+                return False
+        if self._down.is_set():
+            self._down.clear()
+            _log.info("kafka.back")
+        return True
+
+    def produce(self, record: Record, flight: Flight) -> None:
+        """Hand a record to the client; its report goes to ``flight``.
+
+        Raises QueueFullError, and then ``flight`` does not know of the record.
+        """
+        report = flight.add()
+        try:
+            self._producer.produce(
+                record.topic,
+                value=record.value,
+                key=record.key,
+                headers=list(record.headers),
+                on_delivery=report,
+            )
+        except BufferError:
+            flight.withdraw()
+            raise QueueFullError from None
+        except KafkaException as error:
+            flight.refuse(classify(error.args[0]))
+
+    async def purge(self) -> None:
+        """Throw away what has not been acknowledged; its reports come as transient failures."""
+        await asyncio.to_thread(self._producer.purge, True, True, False)
+
+    @property
+    def needs_rebuild(self) -> bool:
+        return self._fatal.is_set()
+
+    async def rebuild(self) -> None:
+        """A new producer after a fatal error. Nothing of the old one may be in flight."""
+        await asyncio.to_thread(self._renew)
+        self._fatal.clear()
+        self.start()
+        _log.warning("kafka.producer_rebuilt")
+
+    def _renew(self) -> None:
+        # In a thread: the end of the old producer waits for the threads of librdkafka.
+        self._end()
+        self._producer = self._make()
+
+    def _stop_poller(self) -> None:
+        self._stopped.set()
+        if self._poller is not None:
+            self._poller.join()
+            self._poller = None
+
+    async def close(self) -> None:
+        """Stop. The caller has let its flights land; whatever else there is, is thrown away."""
+        await asyncio.to_thread(self._end)
+
+    def _end(self) -> None:
+        self._stop_poller()
+        self._producer.purge(True, True, False)
+        if self._producer.flush(1.0) == 0:
+            self._producer.close()

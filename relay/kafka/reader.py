@@ -1,0 +1,113 @@
+"""Reading topics back, for people and for the demo."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from typing import cast
+
+import msgspec
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    OFFSET_END,
+    Consumer,
+    KafkaException,
+    Message,
+    TopicPartition,
+)
+
+from relay.kafka import config
+
+
+class KafkaRecord(msgspec.Struct, frozen=True):
+    """A record as it stands in a topic. ``timestamp`` is in milliseconds since 1970."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes], ...]
+
+
+class TopicReader:
+    """Reads topics without joining a consumer group, so that it disturbs nobody."""
+
+    def __init__(self, bootstrap_servers: str, properties: Mapping[str, str] | None = None) -> None:
+        try:
+            self._consumer = Consumer(
+                {
+                    **(properties or {}),
+                    "bootstrap.servers": bootstrap_servers,
+                    "group.id": "relay-tail",
+                    "enable.auto.commit": False,
+                    "enable.partition.eof": False,
+                    "allow.auto.create.topics": False,
+                    "log_level": 0,
+                    "error_cb": lambda _error: None,
+                }
+            )
+        except (KafkaException, ValueError) as error:
+            raise config.refused(error) from error
+
+    def topics(self) -> dict[str, int]:
+        """All topics with their numbers of partitions. Raises ConnectionError."""
+        try:
+            found = self._consumer.list_topics(timeout=10.0).topics
+        except KafkaException as error:
+            raise ConnectionError(f"Kafka does not answer: {error.args[0].str()}") from error
+        return {name: len(topic.partitions) for name, topic in found.items()}
+
+    def assign(self, topics: Mapping[str, int], *, from_beginning: bool) -> None:
+        """Read these topics (name → number of partitions) from their begin or from now on."""
+        offset = OFFSET_BEGINNING if from_beginning else OFFSET_END
+        self._consumer.assign(
+            [
+                TopicPartition(topic, partition, offset)
+                for topic, count in topics.items()
+                for partition in range(count)
+            ]
+        )
+
+    def ends(self, topics: Mapping[str, int]) -> dict[tuple[str, int], int]:
+        """The offset after the last record of each partition."""
+        return {
+            (topic, partition): self._consumer.get_watermark_offsets(
+                TopicPartition(topic, partition), timeout=10.0
+            )[1]
+            for topic, count in topics.items()
+            for partition in range(count)
+        }
+
+    def read(self, seconds: float) -> list[KafkaRecord]:
+        """The records that arrive within a time; returns early when there are some."""
+        # consume() alone would wait for 500 or for the end of the time.
+        first = self._consumer.poll(seconds)
+        if first is None:
+            return []
+        messages = [first, *self._consumer.consume(num_messages=499, timeout=0)]
+        return [_record(message) for message in messages if message.error() is None]
+
+    async def stream(self) -> AsyncIterator[KafkaRecord]:
+        """Records for as long as the caller wants them."""
+        while True:
+            for record in await asyncio.to_thread(self.read, 0.5):
+                yield record
+
+    def close(self) -> None:
+        self._consumer.close()
+
+
+def _record(message: Message) -> KafkaRecord:
+    key, value = message.key(), message.value()
+    headers = cast("list[tuple[str, bytes | None]]", message.headers() or [])
+    return KafkaRecord(
+        topic=message.topic() or "",
+        partition=message.partition() or 0,
+        offset=message.offset() or 0,
+        timestamp=message.timestamp()[1],
+        key=key if key is None or isinstance(key, bytes) else key.encode(),
+        value=value if value is None or isinstance(value, bytes) else value.encode(),
+        headers=tuple((name, text or b"") for name, text in headers),
+    )
