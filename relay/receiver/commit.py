@@ -30,8 +30,8 @@ _BEGIN: Final = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL sync
 _TRIES: Final = 5
 _CUT_SECONDS: Final = 1.0
 _REPORT_SECONDS: Final = 5.0
-_MAX_ROWS: Final = 500
-_MAX_BYTES: Final = 33_554_432
+_BYTES_PER_SECOND: Final = 4_194_304
+"""What even a slow database takes in: a large batch gets its time in addition."""
 
 # The same batch again may succeed: a deadlock or serialisation failure, or a plan from before a
 # migration, which asyncpg forgets with this error.
@@ -62,8 +62,11 @@ class Committing(msgspec.Struct, frozen=True, kw_only=True):
     """The bounds of the group commit; times in seconds."""
 
     connections: int = 2
+    max_rows: int = 500
+    max_bytes: int = 33_554_432
+    """Of the bodies of one transaction; one row is always taken."""
     transaction_seconds: float = 10.0
-    """After this a transaction is given up: its connection is cut, never cancelled."""
+    """After this, and some more for large bodies, a transaction's connection is cut."""
     patience_seconds: float = 10.0
     """A row that could not be begun with in this time is refused: its sender has gone."""
 
@@ -181,9 +184,9 @@ class GroupCommit:
         batch: list[_Waiting] = []
         size = 0
         oldest = asyncio.get_running_loop().time() - self._settings.patience_seconds
-        while self._queue and len(batch) < _MAX_ROWS:
+        while self._queue and len(batch) < self._settings.max_rows:
             waiting = self._queue[0]
-            if batch and size + len(waiting.event.body) > _MAX_BYTES:
+            if batch and size + len(waiting.event.body) > self._settings.max_bytes:
                 break
             self._queue.popleft()
             if waiting.since < oldest:
@@ -262,7 +265,8 @@ class _Session:
         """
         loop = asyncio.get_running_loop()
         began = loop.time()
-        watchdog = loop.call_later(self._seconds, self._pg.terminate)
+        seconds = self._seconds + sum(len(event.body) for event in events) / _BYTES_PER_SECOND
+        watchdog = loop.call_later(seconds, self._pg.terminate)
         try:
             fresh = await self._repeat(events)
         except Exception as error:
