@@ -8,6 +8,7 @@ from typing import Any, Final
 from confluent_kafka import KafkaException
 
 from relay.core.errors import ConfigError
+from relay.settings import librdkafka
 
 # Above any record that the receiver can have taken in, so that the broker gives the verdict on
 # size: it alone knows the topic's limit, which counts after compression.
@@ -54,7 +55,6 @@ def admin(connection: Mapping[str, str]) -> dict[str, Any]:
 
 def refused(error: Exception) -> ConfigError:
     """What librdkafka says about a property, naming the variable that sets it."""
-    text = str(error.args[0].str() if isinstance(error, KafkaException) else error)
-    return ConfigError(
-        f"Kafka client: {text}. Properties are set by RELAY_KAFKA_<NAME>, with underscores for dots"
+    return librdkafka.explain(
+        str(error.args[0].str() if isinstance(error, KafkaException) else error)
     )

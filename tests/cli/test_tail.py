@@ -99,7 +99,11 @@ async def test_a_topic_that_is_not_there_is_not_made(kafka: str, topic_prefix: s
     ("environ", "code", "said"),
     [
         ({}, 2, "RELAY_KAFKA_BOOTSTRAP_SERVERS is not set"),
-        ({"RELAY_KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1", "RELAY_KAFKA_LINGR_MS": "1"}, 2, "lingr"),
+        (
+            {"RELAY_KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1", "RELAY_KAFKA_LINGR_MS": "1"},
+            2,
+            "mean RELAY_KAFKA_LINGER_MS?",
+        ),
         ({"RELAY_KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1"}, 1, "check RELAY_KAFKA_BOOTSTRAP"),
     ],
 )
