@@ -29,6 +29,9 @@ def include_name(name: str | None, type_: str, _parent: Any) -> bool:
 def run(connection: Connection) -> None:
     # A migration must not queue behind a long transaction and make the inserts queue behind itself.
     connection.execute(text("SET LOCAL lock_timeout = '5s'"))
+    # A role that is called like our schema has it in its search path, and autogenerate would then
+    # take every table for one without a schema.
+    connection.execute(text("SET LOCAL search_path = public"))
     connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
     connection.execute(text("CREATE SCHEMA IF NOT EXISTS relay"))
     context.configure(
