@@ -32,6 +32,7 @@ def run(connection: Connection) -> None:
     # A role that is called like our schema has it in its search path, and autogenerate would then
     # take every table for one without a schema.
     connection.execute(text("SET LOCAL search_path = public"))
+    connection.dialect.default_schema_name = "public"
     connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
     connection.execute(text("CREATE SCHEMA IF NOT EXISTS relay"))
     context.configure(
