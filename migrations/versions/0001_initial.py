@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import sqlalchemy as sa
 from alembic import op
+from sqlalchemy import AdaptedConnection
 from sqlalchemy.dialects import postgresql
 
 revision = "0001"
@@ -468,7 +470,7 @@ def upgrade() -> None:
 
 def _execute_script(script: str) -> None:
     """Run several statements at once, which only the driver itself can."""
-    connection = op.get_bind().connection.dbapi_connection
+    connection = cast("AdaptedConnection", op.get_bind().connection.dbapi_connection)
     connection.run_async(lambda driver: driver.execute(script))
 
 
