@@ -15,6 +15,9 @@ import msgspec
 from tests.acceptance.checker import Posted
 from tests.acceptance.fleet import Answer, read_answer
 
+# So that a receiver that was started later gets its share.
+REQUESTS_PER_CONNECTION = 50
+
 
 class Event(msgspec.Struct, frozen=True):
     """What is to be sent, and the Kafka key that it must get."""
@@ -122,6 +125,7 @@ class _Connection:
 
     def __init__(self) -> None:
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        self._left = 0
 
     @property
     def is_open(self) -> bool:
@@ -129,12 +133,17 @@ class _Connection:
 
     async def open(self, port: int) -> None:
         self._streams = await asyncio.open_connection("127.0.0.1", port)
+        self._left = REQUESTS_PER_CONNECTION
 
     async def exchange(self, request: bytes) -> Answer:
         assert self._streams is not None
         reader, writer = self._streams
         writer.write(request)
-        return await read_answer(reader)
+        answer = await read_answer(reader)
+        self._left -= 1
+        if self._left == 0:
+            self.close()
+        return answer
 
     def close(self) -> None:
         if self._streams is not None:

@@ -1,8 +1,8 @@
 """Real processes, hot objects, SIGKILL at random moments: nothing lost, nothing out of order.
 
 Two receivers and three forwarders share a PostgreSQL and a broker. Clients post 20,000 signed
-events over keep-alive connections while forwarders, and one receiver, are killed and replaced:
-at random moments, and at the worst one, between Kafka's acknowledgement and the settling.
+events over keep-alive connections while forwarders and receivers are killed and replaced: at
+random moments and at the worst ones, which are those before a COMMIT.
 Afterwards `checker` judges what PostgreSQL and Kafka hold, read with their plain drivers.
 
 RELAY_TEST_SEED repeats a run's events and the counts at which it killed; the processes and the
@@ -34,8 +34,19 @@ EVENTS = 20_000
 HOT_OBJECTS = 50
 CONNECTIONS = 32
 COUNTS = {"receiver": 2, "forwarder": 3}
-RANDOM_KILLS, UNSETTLED_KILLS = 3, 3
-FORWARDER_KILLS = RANDOM_KILLS + UNSETTLED_KILLS + 1
+# Whom to kill while the events come in, and which table keeps the others of its role from a COMMIT
+# in that moment: without one it is any moment.
+KILLS = [
+    ("forwarder", None),
+    ("forwarder", None),
+    ("forwarder", None),
+    ("forwarder", "relay.receipt"),
+    ("forwarder", "relay.receipt"),
+    ("forwarder", "relay.receipt"),
+    ("receiver", None),
+    ("receiver", "relay.inbox"),
+]
+FORWARDER_KILLS = 1 + sum(role == "forwarder" for role, _ in KILLS)
 SECRET = "whsec_" + "c" * 32
 
 # Shorter than the defaults by a factor, and in the same order: what a killed process had on its
@@ -192,35 +203,37 @@ async def watching(database_url: str) -> AsyncIterator[FaultWatch]:
 async def kill_on_the_way(
     fleet: Fleet, sender: Sender, rng: random.Random, pg: asyncpg.Connection
 ) -> None:
-    """Kill at random counts of answered events."""
-    plan = ["receiver"] + ["forwarder"] * RANDOM_KILLS + ["unsettled"] * UNSETTLED_KILLS
-    rng.shuffle(plan)
+    """Kill at random counts of answered events, and start others."""
+    plan = rng.sample(KILLS, len(KILLS))
     counts = sorted(rng.sample(range(EVENTS // 20, EVENTS * 19 // 20), len(plan)))
-    for count, what in zip(counts, plan, strict=True):
+    for count, (role, table) in zip(counts, plan, strict=True):
         await eventually(lambda count=count: len(sender.posted) >= count, deadline=300)
-        print(f"SIGKILL to a process ({what}) at {len(sender.posted)} events")
-        if what == "unsettled":
-            async with held_up(pg, sender):
-                await fleet.kill_one("forwarder", rng)
+        print(f"SIGKILL to a {role} at {len(sender.posted)} events", "" if table is None else table)
+        if table is None:
+            await fleet.kill_one(role, rng)
         else:
-            await fleet.kill_one(what, rng)
+            async with held_up(pg, table, sender):
+                await fleet.kill_one(role, rng)
         fleet.replace()
 
 
 @asynccontextmanager
-async def held_up(pg: asyncpg.Connection, sender: Sender) -> AsyncIterator[None]:
-    """Nothing can be settled in the meantime: batches wait for it with their records in Kafka."""
+async def held_up(pg: asyncpg.Connection, table: str, sender: Sender) -> AsyncIterator[None]:
+    """Meanwhile nobody can write to a table, and several transactions wait for it already.
+
+    Who settles has its records in Kafka by then, and who stores has requests to answer.
+    """
     async with pg.transaction():
-        await pg.execute("LOCK TABLE relay.receipt IN SHARE MODE")
+        await pg.execute(f"LOCK TABLE {table} IN SHARE MODE")
 
         async def are_waiting() -> bool:
             if len(sender.posted) == EVENTS:
                 return True  # there may be nothing left that could wait
             query = """
-                SELECT count(*) >= $1 FROM pg_locks
-                WHERE relation = 'relay.receipt'::regclass AND NOT granted
+                SELECT count(*) >= 3 FROM pg_locks
+                WHERE relation = $1::text::regclass AND NOT granted
             """
-            return bool(await pg.fetchval(query, COUNTS["forwarder"]))
+            return bool(await pg.fetchval(query, table))
 
         await eventually(are_waiting, deadline=60)
         yield
