@@ -11,7 +11,7 @@ from relay.cli import source_settings
 from relay.cli.call import Call, common, coroutine
 from relay.cli.durations import span
 from relay.cli.failures import Failure
-from relay.cli.output import say, write_fields, write_json, write_table
+from relay.cli.output import duration, say, write_fields, write_json, write_table
 from relay.cli.source_settings import Given, setting_options
 from relay.cli.source_view import (
     state,
@@ -226,7 +226,8 @@ async def rotate_key(call: Call, name_or_id: str, grace: timedelta) -> None:
             }
         )
     else:
-        say(f"source {found.config.name} has a new key; the old ones end in {grace}")
+        ends = f"in {duration(grace.total_seconds())}" if grace else "now"
+        say(f"source {found.config.name} has a new key; the old ones end {ends}")
         write_key(url, found.config.name)
     warn_about_address(call.settings)
 
