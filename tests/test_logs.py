@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator
+from typing import Literal
 
 import pytest
 import structlog
@@ -45,8 +46,10 @@ def fail() -> None:
 
 
 @pytest.mark.parametrize("log_format", ["console", "json"])
-def test_no_secret_reaches_a_line(log_format: str, capsys: pytest.CaptureFixture[str]) -> None:
-    logs.configure(log_format, "debug", ["the canary5 token"])  # type: ignore[arg-type]
+def test_no_secret_reaches_a_line(
+    log_format: Literal["console", "json"], capsys: pytest.CaptureFixture[str]
+) -> None:
+    logs.configure(log_format, "debug", ["the canary5 token"])
     log = structlog.get_logger("relay.test")
     log.info(HOSTILE, text=HOSTILE, odd=Odd(), error=RuntimeError(HOSTILE))
     log.info("nested", some={HOSTILE: [HOSTILE, {"a": (HOSTILE,)}]}, password="hunter22")

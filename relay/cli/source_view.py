@@ -68,7 +68,7 @@ def webhook_url(settings: Settings, public_id: str, key: str | None) -> str:
     """What Stripe is to call; without a key where that is not known any more."""
     base = settings.public_url
     if base is None:
-        wildcard = settings.bind.host in ("0.0.0.0", "::")  # noqa: S104
+        wildcard = settings.bind.host in ("0.0.0.0", "::")  # noqa: S104 - compared, not bound
         local = msgspec.structs.replace(settings.bind, host="localhost")
         base = f"http://{local if wildcard else settings.bind}"
     url = f"{base}/webhooks/{public_id}"
