@@ -8,7 +8,8 @@ is often a worker thread. The guard sees the end of its parent as the end of its
 Standard library only, and nothing of this package: it runs with ``python -I -S``. Its one argument
 is a JSON object:
 
-- ``command``, ``environment``: what to run;
+- ``command``: what to run, in the guard's own environment (arguments can be read by everybody on
+  the machine, and there may be secrets in an environment);
 - ``stop``: ``[[signal, seconds], …]``, sent one after the other until the program has ended;
 - ``files``: file descriptors that the program inherits;
 - ``user``: null, or ``[uid, gid]`` to run as (only root can);
@@ -43,7 +44,6 @@ _CAP_DAC_READ_SEARCH = 2
 
 class Plan(TypedDict):
     command: list[str]
-    environment: dict[str, str]
     stop: list[tuple[int, float]]
     files: list[int]
     user: tuple[int, int] | None
@@ -107,7 +107,7 @@ def _become_program(plan: Plan, guard: int) -> NoReturn:
         if plan["user"] is not None:
             _exec_as(plan["user"], guard, plan)
         _end_with(guard)
-        os.execve(command[0], command, plan["environment"])  # noqa: S606
+        os.execve(command[0], command, os.environ)  # noqa: S606
     except BaseException as error:
         os.write(2, f"cannot run {command[0]}: {error}\n".encode())
     finally:
@@ -139,7 +139,7 @@ def _exec_as(user: tuple[int, int], guard: int, plan: Plan) -> NoReturn:
         try:
             for path in plan["reach"]:
                 os.stat(path)
-            os.execve(command[0], command, plan["environment"])  # noqa: S606
+            os.execve(command[0], command, os.environ)  # noqa: S606
         except PermissionError as error:
             refused = refused or str(error)
     raise PermissionError(

@@ -50,7 +50,6 @@ class Process:
     ) -> None:
         plan = {
             "command": [str(part) for part in command],
-            "environment": dict(os.environ if environment is None else environment),
             "stop": list(stop_with),
             "files": list(files),
             "user": user,
@@ -63,6 +62,7 @@ class Process:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
+            env=None if environment is None else dict(environment),
             pass_fds=files,
             start_new_session=True,
         )
