@@ -71,7 +71,10 @@ class TopicReader:
         )
 
     def ends(self, topics: Mapping[str, int]) -> dict[tuple[str, int], int]:
-        """The offset after the last record of each partition."""
+        """The offset after the last record of each partition.
+
+        The embedded broker tells one after the first record of the last *batch* instead.
+        """
         return {
             (topic, partition): self._consumer.get_watermark_offsets(
                 TopicPartition(topic, partition), timeout=10.0
