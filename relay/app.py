@@ -105,19 +105,16 @@ class App:
         *,
         receiver_socket: socket.socket | None = None,
     ) -> None:
-        if settings.database_url is None:
-            raise ConfigError("RELAY_DATABASE_URL is not set: give the URL of PostgreSQL")
-        if "forwarder" in roles and settings.kafka_bootstrap_servers is None:
-            raise ConfigError("RELAY_KAFKA_BOOTSTRAP_SERVERS is not set: the forwarder needs it")
+        database_url = settings.require_database_url()
+        if "forwarder" in roles:
+            settings.require_kafka()
         self._settings = settings
         self._roles = roles
         self._receiver_socket = receiver_socket
         # Per forwarder a connection that claims and one for its note; the rest in their turn.
         connections = settings.forwarder_connections * 2 + 6
         name = "relay-" + "-".join(sorted(roles))
-        self.database = Database(
-            settings.database_url, pool_size=connections, application_name=name[:60]
-        )
+        self.database = Database(database_url, pool_size=connections, application_name=name[:60])
         self.health = Health(self.database)
         self._stop_intake = asyncio.Event()
         self._stop_rest = asyncio.Event()
@@ -160,9 +157,8 @@ class App:
 
     def _start_forwarder(self) -> None:
         settings = self._settings
-        assert settings.kafka_bootstrap_servers is not None
         self._kafka = Kafka(
-            settings.kafka_bootstrap_servers,
+            settings.require_kafka(),
             settings.kafka_properties,
             delivery_timeout_seconds=settings.delivery_timeout_seconds,
             auto_create=settings.topic_auto_create,

@@ -64,6 +64,8 @@ class Database:
         self._statement_cache_size: int | None = None
         self.engine = create_async_engine(
             "postgresql+asyncpg://",
+            # A logged error must not repeat bodies and secrets.
+            hide_parameters=True,
             pool_size=pool_size,
             max_overflow=5,
             pool_timeout=10,
