@@ -281,6 +281,18 @@ def test_nesting(opening: str, closing: str, lead: int) -> None:
     assert code_of(nested(MAX_DEPTH + 1, opening, closing, lead=lead)) == "too_deep"
 
 
+@pytest.mark.parametrize("levels", [MAX_DEPTH, MAX_DEPTH + 1])
+def test_nesting_of_nothing_but_the_object(levels: int) -> None:
+    # The envelope, data and data.object are the first three levels.
+    deep = "[" * (levels - 3) + "]" * (levels - 3)
+    text = body(data=f'{{"object":{{"id":"cus_1","object":"customer","x":{deep}}}}}')
+    assert text.count(b"[") + text.count(b"{") == levels
+    if levels > MAX_DEPTH:
+        assert code_of(text) == "too_deep"
+    else:
+        assert peek(text) == peek(body())
+
+
 def test_nesting_beside_a_lone_surrogate() -> None:
     deep = "[" * (MAX_DEPTH - 1) + LONE + "]" * (MAX_DEPTH - 1)
     assert peek(body(x=deep)).event_id == "evt_1"

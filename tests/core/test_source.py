@@ -109,7 +109,7 @@ def test_what_is_right(settings: dict[str, Any]) -> None:
         ({"topic_prefix": "a/"}, "--topic-prefix", "'a/'"),
         ({"topic_prefix": "ä"}, "--topic-prefix", "Kafka takes"),
         ({"topic_prefix": "a\n"}, "--topic-prefix", "Kafka takes"),
-        ({"topic_prefix": "x" * 240}, "--topic-prefix", "at most 228"),
+        ({"topic_prefix": "x" * 229}, "--topic-prefix", "at most 228"),
         ({"tolerance": 0}, "--tolerance", "between 1 and"),
         ({"tolerance": -1}, "--tolerance", "the default is 300"),
         ({"tolerance": MAX_TOLERANCE + 1}, "--tolerance", "between 1 and"),
