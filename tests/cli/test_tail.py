@@ -61,7 +61,7 @@ async def test_hostile_records_cannot_command_the_terminal(kafka: str, topic_pre
         shown = (await tail(kafka, topic, "--from-beginning", "-n", "2", *args)).decode()
         assert not set("\x1b\x07\x9b\u202e\x00") & set(shown)
         assert "owned" in shown
-    assert [each["value"] for each in parsed(shown.encode())][1] == "\\xff\x00"
+    assert "\\xff\x00" in [each["value"] for each in parsed(shown.encode())]
 
 
 async def test_from_now_on_and_ctrl_c_ends_it(kafka: str, topic_prefix: str) -> None:
