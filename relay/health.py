@@ -12,7 +12,6 @@ from litestar.handlers import HTTPRouteHandler
 
 from relay.store import durability, schema
 from relay.store.engine import Database
-from relay.store.failures import DATABASE_FAILURES
 
 _CHECK_SECONDS: Final = 3.0
 _FRESH_SECONDS: Final = 1.0
@@ -65,7 +64,7 @@ class Health:
                 status = await schema.revision_status(connection)
                 if not status.usable:
                     faults["schema"] = status.reason or "unusable"
-        except DATABASE_FAILURES as error:
+        except Exception as error:
             # The kind only: a message may hold the address, and a stranger may ask.
             faults = {"database": f"cannot be reached ({type(error).__name__})"}
         self._faults = faults

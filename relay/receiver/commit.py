@@ -29,6 +29,7 @@ _BEGIN: Final = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL sync
 
 _TRIES: Final = 5
 _CUT_SECONDS: Final = 1.0
+_RETRY_SECONDS: Final = 0.5
 _REPORT_SECONDS: Final = 5.0
 _BYTES_PER_SECOND: Final = 4_194_304
 """What even a slow database takes in: a large batch gets its time in addition."""
@@ -104,6 +105,7 @@ class GroupCommit:
         self._stopping = False
         self._tasks: list[asyncio.Task[None]] = []
         self._busy: set[asyncpg.Connection] = set()
+        self._connected = 0
         self._quiet_until = 0.0
 
     def start(self) -> None:
@@ -143,6 +145,11 @@ class GroupCommit:
         self._filled.set()
         return await future
 
+    @property
+    def queued(self) -> int:
+        """Rows that wait for a connection now."""
+        return len(self._queue)
+
     def is_behind(self, now: float) -> bool:
         """Whether rows wait so long already that another one had better not be begun with."""
         return bool(self._queue) and (
@@ -159,11 +166,16 @@ class GroupCommit:
                 pass  # its rows are answered, and the connection is gone
             except Exception as error:
                 self._report("receiver.database_unavailable", error)
-                self._fail_queued()
+                if self._connected:
+                    # Out of connections, perhaps: the others do the work, and this one waits.
+                    await asyncio.sleep(_RETRY_SECONDS)
+                else:
+                    self._fail_queued()
 
     async def _work_on(self, pg: asyncpg.Connection) -> None:
         session = _Session(pg, self._settings.transaction_seconds, self._counters)
         pg.add_log_listener(session.note_message)
+        self._connected += 1
         try:
             # Closed while it was idle: nothing is lost, and the pool has another one.
             while await self._has_work() and not pg.is_closed():
@@ -171,6 +183,7 @@ class GroupCommit:
                 await self._store(session, self._take_batch())
                 self._busy.discard(pg)
         finally:
+            self._connected -= 1
             self._busy.discard(pg)
             pg.remove_log_listener(session.note_message)
 

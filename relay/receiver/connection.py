@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import enum
-import math
 import traceback
 from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
 from urllib.parse import unquote_to_bytes
@@ -19,6 +18,7 @@ import msgspec
 import structlog
 
 from relay.receiver.counters import Counters
+from relay.receiver.deadline import Deadline
 from relay.receiver.exchange import STATUS_LINE, Exchange
 from relay.receiver.framing import BadRequestError, ChunkedBody, Head, HeadTooLargeError
 
@@ -97,9 +97,7 @@ class Connection(asyncio.Protocol):
 
         self._reading = True
         self._writable: asyncio.Future[None] | None = None  # while the client does not read
-        self._deadline = math.inf
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = math.inf
+        self._deadline = Deadline(self._loop, self._expire)
 
     # ---- called by the event loop
 
@@ -110,15 +108,14 @@ class Connection(asyncio.Protocol):
         for name, end in (("client", "peername"), ("server", "sockname")):
             address = transport.get_extra_info(end)
             self._addresses[name] = address[:2] if isinstance(address, tuple) else None
-        self._set_deadline(self.limits.head_seconds)
+        self._deadline.set(self.limits.head_seconds)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
         self._stage = Stage.CLOSED
         self._server_state.connections.discard(cast("Any", self))
         self.counters.connections -= 1
-        if self._timer is not None:
-            self._timer.cancel()
+        self._deadline.close()
         if self._exchange is not None:
             self._exchange.abandon()
         self._release_writer()
@@ -160,7 +157,7 @@ class Connection(asyncio.Protocol):
         if self._exchange is not None:
             self._exchange.close_after()
         elif self._stage is Stage.HEAD and not self._head.begun:
-            self._set_deadline(_LAME_DUCK_SECONDS)
+            self._deadline.set(_LAME_DUCK_SECONDS)
 
     def cut_off_unless_answering(self) -> None:
         """The drain has waited long enough for what is still being sent."""
@@ -204,7 +201,7 @@ class Connection(asyncio.Protocol):
         elif keep_alive:
             self._stage = Stage.HEAD
             self._head = Head(self.limits.head_bytes)
-            self._set_deadline(_LAME_DUCK_SECONDS if self._draining else self.limits.idle_seconds)
+            self._deadline.set(_LAME_DUCK_SECONDS if self._draining else self.limits.idle_seconds)
             self._read_ahead()
         else:
             self._close()
@@ -227,8 +224,8 @@ class Connection(asyncio.Protocol):
             self._refuse(431, "headers_too_large")
         except BadRequestError:
             self._refuse(400, "bad_request")
-        if self._stage is Stage.BODY and self._deadline == math.inf:
-            self._set_deadline(self.limits.body_seconds)
+        if self._stage is Stage.BODY and not self._deadline.is_set:
+            self._deadline.set(self.limits.body_seconds)
 
     def _read_ahead(self) -> None:
         if self._writable is None:
@@ -248,7 +245,7 @@ class Connection(asyncio.Protocol):
         if head.complete:
             self._begin(head)
         elif not begun:
-            self._set_deadline(self.limits.head_seconds)
+            self._deadline.set(self.limits.head_seconds)
         return at
 
     def _begin(self, head: Head) -> None:
@@ -260,7 +257,7 @@ class Connection(asyncio.Protocol):
             exchange.close_after()
         self._exchange = exchange
         self._stage = Stage.BODY if has_body else Stage.ANSWER
-        self._deadline = math.inf
+        self._deadline.clear()
         task = self._loop.create_task(self._run(exchange))
         self._server_state.tasks.add(task)
         task.add_done_callback(self._server_state.tasks.discard)
@@ -302,7 +299,7 @@ class Connection(asyncio.Protocol):
         exchange.feed(piece, more=more)
         if not more:
             self._stage = Stage.ANSWER
-            self._deadline = math.inf
+            self._deadline.clear()
         elif exchange.buffered > _HIGH_WATER:
             self._pause_reading()
         return stop
@@ -367,38 +364,21 @@ class Connection(asyncio.Protocol):
         self._stage = Stage.LINGER
         transport.write_eof()
         self._resume_reading()
-        self._set_deadline(self.limits.linger_seconds)
+        self._deadline.set(self.limits.linger_seconds)
 
     def _close(self) -> None:
         self._stage = Stage.CLOSED
         if self._transport is not None:
             self._transport.close()
-            self._set_deadline(self.limits.linger_seconds)  # for a client that does not read
+            self._deadline.set(self.limits.linger_seconds)  # for a client that does not read
 
     def _release_writer(self) -> None:
         writable, self._writable = self._writable, None
         if writable is not None and not writable.done():
             writable.set_result(None)
 
-    # ---- time: one timer that is seldom touched, because a deadline mostly moves away
-
-    def _set_deadline(self, seconds: float) -> None:
-        self._deadline = self._loop.time() + seconds
-        if self._deadline < self._timer_at:
-            self._arm(self._deadline)
-
-    def _arm(self, when: float) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer_at = when
-        self._timer = self._loop.call_at(when, self._on_timer)
-
-    def _on_timer(self) -> None:
-        now = self._loop.time()
-        self._timer_at = math.inf
-        if now < self._deadline:
-            self._arm(min(self._deadline, now + self.limits.idle_seconds))
-        elif self._stage is Stage.HEAD:
+    def _expire(self) -> None:
+        if self._stage is Stage.HEAD:
             self._close()
         elif self._stage is Stage.BODY:
             self._refuse(408, "body_timeout")

@@ -124,8 +124,8 @@ class Exchange:
             return
         if message["type"] != "http.response.body" or self._start is None:
             raise RuntimeError(f"unexpected ASGI message {message['type']}")
-        body = b"" if self._is_head_request else message["body"]
-        more = message["more_body"]
+        body = b"" if self._is_head_request else message.get("body", b"")
+        more = message.get("more_body", False)
         if not self.started:
             self.started = True
             body = self._head_of_answer() + body
@@ -140,7 +140,7 @@ class Exchange:
     def _head_of_answer(self) -> bytes:
         lines = [STATUS_LINE[self._start["status"]], self._wire.common_headers()]
         sized = self._is_head_request
-        for name, value in self._start["headers"]:
+        for name, value in self._start.get("headers", ()):
             if name == b"connection":
                 self._keep_alive = self._keep_alive and value != b"close"
                 continue

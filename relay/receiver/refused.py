@@ -9,6 +9,7 @@ from typing import Final
 import structlog
 
 from relay.core.errors import SignatureError
+from relay.core.source import SourceConfig
 from relay.receiver.counters import Counters
 from relay.store import inbox
 from relay.store.engine import Database
@@ -34,18 +35,22 @@ class RefusedSamples:
         self._window_ends = 0.0
         self._writer: asyncio.Task[None] | None = None
 
-    def offer(self, source_id: int, error: SignatureError, body: bytes) -> None:
-        """Keeps the request, unless there are enough of its kind."""
+    def offer(self, source: SourceConfig, error: SignatureError, body: bytes) -> None:
+        """Reports the request and keeps it, unless there are enough of its kind."""
         now = asyncio.get_running_loop().time()
         if now >= self._window_ends:
             self._taken.clear()
             self._window_ends = now + _WINDOW_SECONDS
-        taken = self._taken.get((source_id, error.code), 0)
+        kind = source.source_id, error.code
+        taken = self._taken.get(kind, 0)
         if taken >= _PER_WINDOW or len(self._waiting) >= _MAX_WAITING:
             self._counters.refused_dropped += 1
             return
-        self._taken[source_id, error.code] = taken + 1
-        self._waiting.append((source_id, error, body[:REFUSED_SAMPLE_BYTES]))
+        self._taken[kind] = taken + 1
+        log.warning("receiver.signature_refused", source=source.public_id, code=error.code)
+        if not source.dlq:
+            return
+        self._waiting.append((source.source_id, error, body[:REFUSED_SAMPLE_BYTES]))
         if self._writer is None or self._writer.done():
             self._writer = asyncio.create_task(self._write(), name="relay-refused")
 

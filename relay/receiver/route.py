@@ -128,13 +128,14 @@ class WebhookRoute:
                 raise _Refusal(answers.TOO_LARGE)
             if not lease.cover(size):
                 raise _Refusal(answers.OVERLOADED)
-            if buffer is None:
-                if not message["more_body"]:
+            if not message["more_body"]:
+                self._counters.body_bytes += size
+                if buffer is None:
                     return message["body"]  # the usual case: it came with the head
+            if buffer is None:
                 buffer = BytesIO()
             buffer.write(message["body"])
             if not message["more_body"]:
-                self._counters.body_bytes += size
                 # Not a copy: a BytesIO hands out the very bytes that it has collected.
                 return buffer.getvalue()
 
@@ -148,8 +149,7 @@ class WebhookRoute:
                     self._threads, examine, body, signature, source, now
                 )
         except SignatureError as error:
-            if source.config.dlq:
-                self._refused.offer(source.config.source_id, error, body)
+            self._refused.offer(source.config, error, body)
             return answers.bad_signature(error.code)
         try:
             fresh = await self._commit.put(event)

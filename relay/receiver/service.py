@@ -64,12 +64,13 @@ class Receiver:
         self._limits = limits or Limits()
         self._server: EmbeddedServer | None = None
         self._serving: asyncio.Task[None] | None = None
-        self._sockets: list[socket.socket] = []
+        self.addresses: list[tuple[str, int]] = []
+        """Where it listens, e.g. after port 0 was asked for."""
 
     @property
-    def addresses(self) -> list[tuple[str, int]]:
-        """Where it listens, e.g. after port 0 was asked for."""
-        return [sock.getsockname()[:2] for sock in self._sockets]
+    def queued(self) -> int:
+        """Rows that wait to be stored now."""
+        return self._commit.queued
 
     async def start(
         self, host: str = "127.0.0.1", port: int = 8080, *, sock: socket.socket | None = None
@@ -78,7 +79,8 @@ class Receiver:
 
         Raises OSError when the address cannot be had.
         """
-        self._sockets = [sock or _bind(host, port)]
+        listener = sock or _bind(host, port)
+        self.addresses = [listener.getsockname()[:2]]
         config = uvicorn.Config(
             self.app,
             http=Connection.configured(self._limits, self.counters),
@@ -93,7 +95,7 @@ class Receiver:
         )
         self._commit.start()
         self._server = EmbeddedServer(config)
-        self._serving = await self._server.start(self._sockets)
+        self._serving = await self._server.start([listener])
         for address in self.addresses:
             log.info("receiver.started", host=address[0], port=address[1])
 

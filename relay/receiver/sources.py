@@ -15,7 +15,6 @@ from relay.receiver.commit import CannotStoreError
 from relay.store import admission
 from relay.store.admission import Admission, Admitted
 from relay.store.engine import Database
-from relay.store.failures import DATABASE_FAILURES
 from relay.store.sealing import Seal
 
 log: Final = structlog.get_logger("relay.receiver")
@@ -94,7 +93,7 @@ class Sources:
         try:
             async with asyncio.timeout(_LOAD_SECONDS), self._database.begin() as connection:
                 self._admission = await admission.load(connection, self._seal)
-        except DATABASE_FAILURES as error:
+        except Exception as error:  # whatever it is: without the sources nobody can be let in
             self._failed_at = loop.time()
             if not self._away:
                 self._away = True
