@@ -6,7 +6,6 @@ Its delivery reports come from a thread of its own and wake the event loop once 
 from __future__ import annotations
 
 import asyncio
-import logging
 import threading
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -17,12 +16,11 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from relay.core.record import Record
 from relay.kafka import config
+from relay.kafka.clientlog import client_log
 from relay.kafka.topics import Topics
 from relay.kafka.verdict import Acknowledged, Failure, Report, classify
 
 _log = structlog.get_logger("relay.kafka")
-# What librdkafka has to say, every failed connection among it; by itself it writes to stderr.
-_client_log = logging.getLogger("relay.kafka.client")
 
 _PROBE_SECONDS = 3.0
 
@@ -119,7 +117,7 @@ class Kafka:
 
     def _make(self) -> Producer:
         try:
-            return Producer(self._config, logger=_client_log)
+            return Producer(self._config, logger=client_log())
         except (KafkaException, ValueError) as error:
             raise config.refused(error) from error
 
