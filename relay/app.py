@@ -7,11 +7,12 @@ there is work, rests when there is none, backs off when it fails, and ends when 
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import signal
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Literal, cast, get_args
 
 import structlog
@@ -23,7 +24,7 @@ from relay.health import Health
 from relay.janitor import Janitor
 from relay.kafka import Kafka
 from relay.receiver import Limits, Receiver
-from relay.settings import Settings
+from relay.settings import Address, Settings
 from relay.store.engine import Database
 from relay.store.failures import DATABASE_FAILURES
 from relay.store.sealing import Seal
@@ -127,14 +128,18 @@ class App:
     async def start(self) -> None:
         """Start everything. Nothing outside has to be up: services wait for it by themselves."""
         settings = self._settings
+        if "forwarder" in self._roles:
+            # First, because only librdkafka knows whether its settings are right.
+            self._kafka = self._make_kafka()
         if "receiver" in self._roles:
             self.receiver = await self._start_receiver(Seal(settings.encryption_keys))
-        if "forwarder" in self._roles:
-            self._start_forwarder()
+        if self._kafka is not None:
+            self._start_forwarder(self._kafka)
         janitor = Janitor(self.database, retention_days=settings.retention_days)
         self._spawn("janitor", janitor.run_once, 60.0)
         self.admin = AdminServer(self.health)
-        await self.admin.start(settings.admin_bind.host, settings.admin_bind.port)
+        with _listening("RELAY_ADMIN_BIND", settings.admin_bind):
+            await self.admin.start(settings.admin_bind.host, settings.admin_bind.port)
         _log.info("app.started", roles=sorted(self._roles))
 
     async def _start_receiver(self, seal: Seal) -> Receiver:
@@ -151,13 +156,14 @@ class App:
             ),
         )
         bind = settings.bind
-        await receiver.start(bind.host, bind.port, sock=self._receiver_socket)
+        with _listening("RELAY_BIND", bind):
+            await receiver.start(bind.host, bind.port, sock=self._receiver_socket)
         self._spawn("receiver", receiver.run_once, 2.0)
         return receiver
 
-    def _start_forwarder(self) -> None:
+    def _make_kafka(self) -> Kafka:
         settings = self._settings
-        self._kafka = Kafka(
+        return Kafka(
             settings.require_kafka(),
             settings.kafka_properties,
             delivery_timeout_seconds=settings.delivery_timeout_seconds,
@@ -165,8 +171,11 @@ class App:
             partitions=settings.topic_partitions,
             replication_factor=settings.topic_replication_factor,
         )
-        self._kafka.start()
-        shared = Shared(self.database, self._kafka, settings)
+
+    def _start_forwarder(self, kafka: Kafka) -> None:
+        settings = self._settings
+        kafka.start()
+        shared = Shared(self.database, kafka, settings)
         for number in range(settings.forwarder_connections):
             loop = Loop(f"forwarder-{number}", Forwarder(shared).run_once, idle_seconds=0.02)
             self._forwarding.append(asyncio.create_task(loop.run(self._stop_intake)))
@@ -194,6 +203,20 @@ class App:
             if self.admin is not None:
                 await self.admin.stop()
         _log.info("app.stopped")
+
+
+@contextmanager
+def _listening(setting: str, address: Address) -> Iterator[None]:
+    """Have an address that cannot be had told by the setting that asks for it."""
+    try:
+        yield
+    except OSError as error:
+        # asyncio repeats the address in the text; the resolver has numbers of its own, below 0.
+        number = error.errno or 0
+        reason = os.strerror(number) if number > 0 else error.strerror or str(error)
+        raise ConfigError(
+            f"{setting}: cannot listen on {address}: {reason}", setting=setting
+        ) from error
 
 
 async def _finish(tasks: list[asyncio.Task[None]], seconds: float) -> None:

@@ -205,10 +205,12 @@ async def _prepare(settings: Settings, left: Mapping[str, str]) -> DevSource:
 async def _start_relay(stack: AsyncExitStack, settings: Settings) -> App:
     try:
         return await stack.enter_async_context(running(settings))
-    except OSError as error:
+    except ConfigError as error:
+        if error.setting not in ("RELAY_BIND", "RELAY_ADMIN_BIND"):
+            raise
         # Since it was looked at, somebody else took the port.
         raise StartError(
-            f"cannot listen: {error}; choose other ports with --port and --admin-port"
+            f"{error.message}; choose other ports with --port and --admin-port"
         ) from error
 
 
