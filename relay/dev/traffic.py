@@ -111,6 +111,7 @@ class Posting(msgspec.Struct, frozen=True):
     event_id: str
     body: bytes
     expected: Expected
+    account: str | None = None
     repeat: Repeat = "once"
 
 
@@ -139,9 +140,10 @@ def specials(seed: int) -> Iterator[Posting]:
     # Never under the id that it claims: it could stand in the way of the genuine event.
     thin_id = f"rejected:{sha256(thin).hexdigest()}"
     yield Posting(SHOP.name, thin_id, thin, Expected("dead", "thin_payload"))
-    illegal = samples.sample("café.opened", seed=seed, account="acct_1RelayDemo")
+    account = _account(seed)
+    illegal = samples.sample("café.opened", seed=seed, account=account)
     no_topic = Expected("dead", "invalid_topic")
-    yield Posting(MARKETPLACE.name, illegal.event_id, illegal.body, no_topic)
+    yield Posting(MARKETPLACE.name, illegal.event_id, illegal.body, no_topic, account)
     live = samples.sample("charge.succeeded", seed=seed, livemode=True)
     other_mode = Expected("skipped", "livemode_mismatch")
     yield Posting(SHOP.name, live.event_id, live.body, other_mode)
@@ -152,18 +154,15 @@ def specials(seed: int) -> Iterator[Posting]:
 
 def _ordinary(connection: int, turn: int, number: int, connections: int) -> Posting:
     kind = _TURNS[turn % len(_TURNS)]
-    source = SHOP
+    source, account = SHOP, None
     if kind == "own":
         event = samples.sample(
             "customer.updated", seed=number, object_id=f"cus_RelayDemo{connection:02}"
         )
     elif kind == "platform":
-        source = MARKETPLACE
-        event = samples.sample(
-            _PLATFORM_TYPES[number % len(_PLATFORM_TYPES)],
-            seed=number,
-            account=f"acct_1RelayDemo{number % 3}",
-        )
+        source, account = MARKETPLACE, _account(number)
+        event_type = _PLATFORM_TYPES[number % len(_PLATFORM_TYPES)]
+        event = samples.sample(event_type, seed=number, account=account)
     else:
         rounds, place = divmod(turn, len(_TURNS))
         before = rounds * _TURNS.count("any") + _TURNS[:place].count("any")
@@ -174,7 +173,11 @@ def _ordinary(connection: int, turn: int, number: int, connections: int) -> Post
     repeat: Repeat = "once"
     if number % _REPEAT_EVERY == 0:
         repeat = "again" if number % (2 * _REPEAT_EVERY) == 0 else "at_once"
-    return Posting(source.name, event.event_id, body, delivered(body, source), repeat)
+    return Posting(source.name, event.event_id, body, delivered(body, source), account, repeat)
+
+
+def _account(number: int) -> str:
+    return f"acct_1RelayDemo{number % 3}"
 
 
 @cache
