@@ -28,11 +28,12 @@ class Recovery:
         settings = self._shared.settings
         await self._shared.load_sources()
         async with self._shared.database.driver() as pg:
-            ended = await queue.end_frozen(pg, settings.frozen_after_seconds)
+            frozen = await queue.find_frozen(pg, settings.frozen_after_seconds)
+            ended = sum([await queue.end_backend(pg, pid) for pid in frozen])
             fence = settings.delivery_timeout_seconds + settings.fence_margin_seconds
             notes = await queue.find_dead_notes(pg, fence)
-        if ended:
-            _log.warning("forwarder.frozen_ended", backends=ended)
+        if frozen:
+            _log.warning("forwarder.frozen", backends=frozen, ended=ended)
         taken = 0
         for note_id in notes:
             async with self._shared.database.driver() as pg, pg.transaction():

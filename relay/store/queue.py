@@ -289,16 +289,16 @@ async def take_dead_note(
     return CrashedBatch(note_id, len(suspects), dead)
 
 
-async def end_frozen(pg: asyncpg.Connection, frozen_seconds: float) -> int:
-    """End the transactions that have held lanes for too long; returns how many.
+async def find_frozen(pg: asyncpg.Connection, frozen_seconds: float) -> list[int]:
+    """The backends whose transactions have held lanes for too long.
 
     Whoever locks a lane holds a RowShareLock on the table, so this finds a frozen process in any
     state: idle, in mid-statement, or not reading its answer. The server's own time-outs see only
-    the first. Needs the same role, or ``pg_signal_backend``.
+    the first.
     """
-    ended = await pg.fetch(
+    found = await pg.fetch(
         """
-        SELECT pg_terminate_backend(a.pid)
+        SELECT DISTINCT a.pid
         FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
         WHERE l.relation = 'relay.lane'::regclass AND l.mode = 'RowShareLock' AND l.granted
           AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
@@ -307,7 +307,18 @@ async def end_frozen(pg: asyncpg.Connection, frozen_seconds: float) -> int:
         """,
         frozen_seconds,
     )
-    return len(ended)
+    return [row["pid"] for row in found]
+
+
+async def end_backend(pg: asyncpg.Connection, pid: int) -> bool:
+    """End a backend; False when it has ended already, or when it is not ours to end.
+
+    That needs the same role, or ``pg_signal_backend``.
+    """
+    try:
+        return bool(await pg.fetchval("SELECT pg_terminate_backend($1)", pid))
+    except asyncpg.InsufficientPrivilegeError:
+        return False
 
 
 async def halt(pg: asyncpg.Connection, row: QueueRow, code: str, error: str) -> None:
