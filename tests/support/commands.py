@@ -7,7 +7,7 @@ import secrets
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import IO
 
 
 class Command:
@@ -26,7 +26,9 @@ class Command:
         clean = {name: text for name, text in os.environ.items() if not name.startswith("RELAY_")}
         self._environ = {**clean, "TMPDIR": str(self.temporary), name: value, **environ}
 
-    def start(self, *args: str, script: str | None = None, **options: Any) -> subprocess.Popen[str]:
+    def start(
+        self, *args: str, script: str | None = None, stderr: int | IO[str] = subprocess.PIPE
+    ) -> subprocess.Popen[str]:
         """`relay` with these arguments, or a Python script instead of it; stdout is a pipe."""
         program = ["-m", "relay"] if script is None else ["-c", script]
         return subprocess.Popen(
@@ -35,9 +37,8 @@ class Command:
             env=self._environ,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=stderr,
             text=True,
-            **options,
         )
 
     def run(
@@ -54,14 +55,18 @@ class Command:
         assert process.returncode == exits, f"exit status {process.returncode}\n{out}\n{err}"
         return subprocess.CompletedProcess(args, process.returncode, out, err)
 
-    def left_running(self) -> list[str]:
-        """The command lines of the processes that are still there."""
+    def processes(self) -> list[tuple[int, str]]:
+        """The pids and command lines of what is running of it."""
         found = []
         for environ in Path("/proc").glob("[0-9]*/environ"):
             try:
                 if self._mark.encode() in environ.read_bytes().split(b"\0"):
-                    line = environ.with_name("cmdline").read_bytes()
-                    found.append(line.replace(b"\0", b" ").decode(errors="replace"))
+                    line = environ.with_name("cmdline").read_bytes().decode(errors="replace")
+                    found.append((int(environ.parent.name), line.replace("\0", " ")))
             except OSError:
                 continue
         return found
+
+    def left_running(self) -> list[str]:
+        """The command lines of the processes that are still there."""
+        return [line for _, line in self.processes()]
