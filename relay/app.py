@@ -19,10 +19,11 @@ import structlog
 
 from relay.admin import AdminServer
 from relay.core.errors import ConfigError
-from relay.forwarder import Forwarder, Recovery, Shared
+from relay.forwarder import Forwarder, ForwarderCounters, Recovery, Shared
 from relay.health import Health
 from relay.janitor import Janitor
 from relay.kafka import Kafka
+from relay.metrics import Metrics
 from relay.receiver import Limits, Receiver
 from relay.settings import Address, Settings
 from relay.store.engine import Database
@@ -137,11 +138,13 @@ class App:
             self._kafka = self._make_kafka()
         if "receiver" in self._roles:
             self.receiver = await self._start_receiver(Seal(settings.encryption_keys))
-        if self._kafka is not None:
-            self._start_forwarder(self._kafka)
+        counters = None if self._kafka is None else self._start_forwarder(self._kafka)
         janitor = Janitor(self.database, retention_days=settings.retention_days)
         self._spawn("janitor", janitor.run_once, 60.0)
-        self.admin = AdminServer(self.health)
+        metrics = Metrics(
+            self.database, receiver=self.receiver, forwarder=counters, kafka=self._kafka
+        )
+        self.admin = AdminServer([*self.health.routes(), *metrics.routes()])
         with _listening("RELAY_ADMIN_BIND", settings.admin_bind):
             await self.admin.start(settings.admin_bind.host, settings.admin_bind.port)
         _log.info("app.started", roles=sorted(self._roles))
@@ -176,7 +179,7 @@ class App:
             replication_factor=settings.topic_replication_factor,
         )
 
-    def _start_forwarder(self, kafka: Kafka) -> None:
+    def _start_forwarder(self, kafka: Kafka) -> ForwarderCounters:
         settings = self._settings
         kafka.start()
         shared = Shared(self.database, kafka, settings)
@@ -185,6 +188,7 @@ class App:
             loop = Loop(f"forwarder-{number}", Forwarder(shared).run_once, idle_seconds=idle)
             self._forwarding.append(asyncio.create_task(loop.run(self._stop_intake)))
         self._spawn("recovery", Recovery(shared).run_once, 1.0)
+        return shared.counters
 
     def _spawn(self, name: str, run_once: Callable[[], Awaitable[int]], idle: float) -> None:
         loop = Loop(name, run_once, idle_seconds=idle)

@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Sequence
 
 import structlog
 import uvicorn
 from litestar import Litestar
+from litestar.handlers import HTTPRouteHandler
 
-from relay.health import Health
 from relay.http_server import EmbeddedServer
 
 _log = structlog.get_logger("relay.admin")
 
 
 class AdminServer:
-    """Serves /livez and /readyz of this process."""
+    """Serves what looks after this process: its health and its metrics."""
 
-    def __init__(self, health: Health) -> None:
+    def __init__(self, handlers: Sequence[HTTPRouteHandler]) -> None:
         # Without logging_config=None Litestar takes over the logging of the whole process.
-        self._app = Litestar(
-            route_handlers=health.routes(), openapi_config=None, logging_config=None
-        )
+        self._app = Litestar(route_handlers=handlers, openapi_config=None, logging_config=None)
         self._server: EmbeddedServer | None = None
         self._serving: asyncio.Task[None] | None = None
         self._socket: socket.socket | None = None

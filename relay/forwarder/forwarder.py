@@ -14,6 +14,7 @@ from relay.core.routing import LANES
 from relay.core.source import SourceConfig
 from relay.core.transform import StoredEvent
 from relay.forwarder.claim import choose
+from relay.forwarder.counters import Counters
 from relay.forwarder.delivery import Delivery, Window
 from relay.forwarder.gate import Gate
 from relay.forwarder.outcome import Outcomes, Plan, Policy, decide
@@ -51,6 +52,7 @@ class Shared:
         self.process_id = uuid4()
         self.delivery = Delivery(kafka, settings)
         self.gate = Gate()
+        self.counters = Counters()
         self.policy = Policy(
             random=random.random,
             max_attempts=settings.max_attempts,
@@ -204,6 +206,7 @@ class Forwarder:
         except BaseException as error:
             await self._abandon(note_id, error, sending=sending)
             raise
+        shared.counters.count(outcomes, asyncio.get_running_loop().time() - window.opened)
         return _report(rows, outcomes)
 
     async def _take(
@@ -239,6 +242,7 @@ class Forwarder:
         else went wrong may be the fault of one of its rows and happen again: the note stays, and
         they are treated as those of a process that died.
         """
+        self._shared.counters.batches_lost += 1
         if sending:
             await self._shared.kafka.purge()
         elif is_outage(error):
