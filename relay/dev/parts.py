@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sys
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from typing import Final
@@ -38,6 +39,7 @@ async def _until_signal(
     try:
         return await task
     except asyncio.CancelledError:
+        print("relay: stopped by a signal", file=sys.stderr, flush=True)
         return 1
 
 

@@ -70,7 +70,8 @@ def test_leaves_nothing_behind_and_tells_people(command: Command) -> None:
 
     assert command.left_running() == []
     assert list(command.temporary.iterdir()) == []
-    assert list(command.directory.iterdir()) == [command.temporary]
+    assert list(command.home.iterdir()) == []
+    assert {*command.directory.iterdir()} == {command.temporary, command.home}
     assert "Nothing is missing." in done.stdout
     assert "\nsignature_wrong" in done.stdout
     # No terminal: lines instead of bars, and no log line among them.
@@ -91,9 +92,10 @@ def test_a_signal_stops_all_of_it(command: Command, number: int) -> None:
         if line.startswith("forwarded"):
             break
     process.send_signal(number)
-    process.communicate(timeout=60)
+    _, said = process.communicate(timeout=60)
 
     assert process.returncode == 1
+    assert said.endswith("relay: stopped by a signal\n")
     assert command.left_running() == []
     assert list(command.temporary.iterdir()) == []
 

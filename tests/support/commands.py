@@ -19,12 +19,15 @@ class Command:
     def __init__(self, directory: Path, **environ: str) -> None:
         self.directory = directory
         self.temporary = directory / "tmp"
-        self.temporary.mkdir(parents=True, exist_ok=True)
+        self.home = directory / "home"
+        for each in (self.temporary, self.home):
+            each.mkdir(parents=True, exist_ok=True)
         # Not RELAY_…, which the command would take for a misspelt setting.
         self._mark = f"MARK_OF_TEST={secrets.token_hex(8)}"
         name, _, value = self._mark.partition("=")
         clean = {name: text for name, text in os.environ.items() if not name.startswith("RELAY_")}
-        self._environ = {**clean, "TMPDIR": str(self.temporary), name: value, **environ}
+        places = {"TMPDIR": str(self.temporary), "HOME": str(self.home)}
+        self._environ = {**clean, **places, name: value, **environ}
 
     def start(
         self, *args: str, script: str | None = None, stderr: int | IO[str] = subprocess.PIPE
