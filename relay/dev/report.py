@@ -168,7 +168,7 @@ def write(summary: Summary) -> None:
         return
     console.print(Text(f"\n{len(summary.missing):,} things are not as they should be:", "bold red"))
     for line in summary.missing[:_SHOWN]:
-        console.print(Text(f"  {line}"))
+        console.print(Text(f"  {line}"), soft_wrap=True)
     if len(summary.missing) > _SHOWN:
         console.print(f"  and {len(summary.missing) - _SHOWN:,} more, which --json lists")
 
@@ -211,7 +211,8 @@ def _write_figures(console: Console, summary: Summary) -> None:
     states = ", ".join(f"{count:,} {state}" for state, count in sorted(summary.states.items()))
     console.print(
         f"\n{summary.requests:,} requests: {summary.accepted:,} events accepted ({states}),"
-        f" {summary.duplicates:,} duplicates, {summary.refused:,} refused"
+        f" {summary.duplicates:,} duplicates, {summary.refused:,} refused",
+        soft_wrap=True,
     )
     figures = summary.figures
     if figures is not None:
@@ -221,7 +222,8 @@ def _write_figures(console: Console, summary: Summary) -> None:
             f"forwarded  {figures.forwarded_per_second:,.0f} events/s"
             f" as {summary.records:,} records, from the first request to the last receipt\n"
             f"request to receipt  p50 {figures.request_to_record_p50_seconds * 1000:,.0f} ms,"
-            f" p99 {figures.request_to_record_p99_seconds * 1000:,.0f} ms"
+            f" p99 {figures.request_to_record_p99_seconds * 1000:,.0f} ms",
+            soft_wrap=True,
         )
 
 

@@ -76,7 +76,7 @@ _PLATFORM_TYPES: Final = (
 # No divisor of the number of types: a step that visits all of them, far from its neighbours.
 _STRIDE: Final = 101
 # In the ten turns of a connection: its own customer again and again, a platform event, any type.
-_TURNS: Final = ("any", "any", "own", "any", "any", "platform", "any", "own", "any", "any")
+_TURNS: Final = ("any", "own", "any", "any", "platform", "own", "any", "any", "any", "any")
 _REPEAT_EVERY: Final = 20
 
 _PREPARED: Final = 1_000
