@@ -32,9 +32,6 @@ log: Final = structlog.get_logger("relay.receiver")
 _HIGH_WATER: Final = 262_144
 """Bytes of a body that may wait for the application before the connection stops reading."""
 
-_LAME_DUCK_SECONDS: Final = 1.0
-"""How long an idle connection is still served while draining: a request may be on its way."""
-
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """What one connection may cost; times in seconds."""
@@ -45,6 +42,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     body_seconds: float = 30.0
     idle_seconds: float = 75.0
     """Longer than that of the usual load balancers: they must be the ones to hang up."""
+    drain_idle_seconds: float = 1.0
+    """How long an idle connection is still served while draining: a request may be on its way."""
     linger_seconds: float = 2.0
     linger_bytes: int = 67_108_864
     """What is read and thrown away after an early answer, so that the client can read it."""
@@ -157,7 +156,7 @@ class Connection(asyncio.Protocol):
         if self._exchange is not None:
             self._exchange.close_after()
         elif self._stage is Stage.HEAD and not self._head.begun:
-            self._deadline.set(_LAME_DUCK_SECONDS)
+            self._deadline.set(self.limits.drain_idle_seconds)
 
     def cut_off_unless_answering(self) -> None:
         """The drain has waited long enough for what is still being sent."""
@@ -201,7 +200,7 @@ class Connection(asyncio.Protocol):
         elif keep_alive:
             self._stage = Stage.HEAD
             self._head = Head(self.limits.head_bytes)
-            self._deadline.set(_LAME_DUCK_SECONDS if self._draining else self.limits.idle_seconds)
+            self._deadline.set(self.limits.idle_seconds)
             self._read_ahead()
         else:
             self._close()

@@ -51,6 +51,10 @@ class Proxy:
         """Every connection ends, and new ones are refused."""
         asyncio.run_coroutine_threadsafe(self._cut(), self._loop).result(10)
 
+    def refuse_new(self) -> None:
+        """What is connected stays so; nobody else gets in."""
+        asyncio.run_coroutine_threadsafe(self._refuse_new(), self._loop).result(10)
+
     def freeze(self) -> None:
         """A black hole: connections stand, nothing goes through any more."""
         self._loop.call_soon_threadsafe(self._flowing.clear)
@@ -61,10 +65,13 @@ class Proxy:
             self._server = await asyncio.start_server(self._accept, "127.0.0.1", self._port)
             self._port = self._server.sockets[0].getsockname()[1]
 
-    async def _cut(self) -> None:
+    async def _refuse_new(self) -> None:
         if self._server is not None:
             self._server.close()
             self._server = None
+
+    async def _cut(self) -> None:
+        await self._refuse_new()
         for writer in list(self._writers):
             writer.transport.abort()
         for task in list(self._tasks):

@@ -289,6 +289,22 @@ def test_what_postgresql_cannot_hold_never_fails_a_genuine_event(
     assert len(serving.fetch(ROWS)) == len(odd) + 1
 
 
+def test_what_postgresql_refuses_nevertheless_is_kept_without_what_was_read_from_it(
+    serving: Serving, source: SourceUnderTest
+) -> None:
+    serving.fetch("ALTER TABLE relay.inbox ADD CHECK (object_id <> 'cus_impossible')")
+    body = event("evt_1", data={"object": {"id": "cus_impossible"}})
+    for _ in range(2):
+        answer = serving.post(source, body)
+        assert answer.status == 200
+    assert answer.json == {"received": True, "duplicate": True}
+    [row] = serving.fetch(ROWS)
+    assert row["body"] == body
+    assert row["event_id"] == f"rejected:{hashlib.sha256(body).hexdigest()}"
+    [dead] = serving.fetch("SELECT * FROM relay.dead_letter")
+    assert (dead["error_code"], dead["inbox_id"]) == ("unstorable", row["id"])
+
+
 def test_odd_signature_headers_are_kept_as_they_came(
     serving: Serving, source: SourceUnderTest
 ) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
+from relay.receiver import Limits, Receiver
 from tests.receiver.client import Client, exchange
 from tests.receiver.serving import Serving, event, request
 
@@ -52,17 +53,27 @@ def _refuses(port: int) -> bool:
 def test_a_request_on_its_way_over_an_idle_connection_is_served(
     serve: Callable[..., Serving],
 ) -> None:
-    serving = serve()
+    serving = serve(limits=Limits(drain_idle_seconds=20.0))
     source = serving.add_source()
     with Client(serving.port) as client:
         client.send(request(source, event("evt_1")))
         assert not client.read_answer().closes
-        stopping = start_stopping(serving, 10.0)
+        stopping = start_stopping(serving, 30.0)
+        serving.wait_until(lambda: _refuses(serving.port))
         client.send(request(source, event("evt_2")))
         answer = client.read_answer()
-        assert answer.status == 200
+        assert (answer.status, answer.closes) == (200, True)
         assert client.is_closed()
     stopping.join()
+
+
+def test_an_idle_connection_does_not_hold_up_the_end(serve: Callable[..., Serving]) -> None:
+    serving = serve(limits=Limits(drain_idle_seconds=0.1))
+    with Client(serving.port) as client:
+        client.send(b"GET /livez HTTP/1.1\r\n\r\n")
+        assert client.read_answer().status == 200
+        serving.stop(3600.0)
+        assert client.is_closed()
 
 
 def test_while_draining_it_is_not_ready(serve: Callable[..., Serving]) -> None:
@@ -114,8 +125,6 @@ def test_two_receivers_behind_one_port(serve: Callable[..., Serving]) -> None:
 
 
 def test_a_port_that_is_taken_is_an_error_of_the_system(serving: Serving) -> None:
-    from relay.receiver import Receiver
-
     other = Receiver(serving.database, serving._seal)
     with pytest.raises(OSError, match="in use"):
         serving.run(other.start("127.0.0.1", serving.port))

@@ -7,8 +7,10 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import asyncpg
 import pytest
 
 from relay.dev.postgres import EmbeddedPostgres
@@ -139,36 +141,73 @@ def test_a_schema_that_is_missing_is_an_outage(
     assert "relay migrate" in str(readiness(serving).json)
 
 
+def test_one_connection_less_fails_nobody(serve: Callable[..., Serving], proxy: Proxy) -> None:
+    """Out of connections: what the receiver has is enough."""
+    serving = serve(database_url=proxy.url)
+    source = serving.add_source()
+    assert serving.post(source, event("evt_first")).status == 200
+    proxy.refuse_new()
+    with ThreadPoolExecutor(32) as threads:
+        answers = list(threads.map(lambda n: serving.post(source, event(f"evt_{n}")), range(500)))
+    assert {answer.status for answer in answers} == {200}
+
+
+class Gate:
+    """Holds every COMMIT that stores something until it is opened."""
+
+    def __init__(self, serving: Serving) -> None:
+        self._serving = serving
+        self._pg: asyncpg.Connection = serving.run(asyncpg.connect(serving.database_url))
+        for statement in (
+            "CREATE FUNCTION relay.wait() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+            " PERFORM pg_advisory_xact_lock_shared(7); RETURN NULL; END $$",
+            "CREATE CONSTRAINT TRIGGER wait AFTER INSERT ON relay.event_key DEFERRABLE"
+            " INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION relay.wait()",
+            "SELECT pg_advisory_lock(7)",
+        ):
+            serving.run(self._pg.execute(statement))
+
+    def wait_for(self, backends: int) -> None:
+        deadline = time.monotonic() + SECONDS
+        waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'advisory'"
+        while self._serving.run(self._pg.fetchval(waiting)) < backends:
+            assert time.monotonic() < deadline
+
+    def open(self) -> None:
+        self._serving.run(self._pg.close())
+
+
 @pytest.mark.parametrize("reset", [False, True])
 def test_a_client_that_leaves_in_the_middle_of_the_commit_is_still_stored(
     serving: Serving, source: SourceUnderTest, reset: bool
 ) -> None:
-    serving.fetch(
-        "CREATE FUNCTION relay.wait() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
-        " PERFORM pg_advisory_xact_lock_shared(7); RETURN NULL; END $$"
-    )
-    serving.fetch(
-        "CREATE CONSTRAINT TRIGGER wait AFTER INSERT ON relay.event_key DEFERRABLE"
-        " INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION relay.wait()"
-    )
-    serving.run(_leave_in_the_commit(serving, source, reset))
-    assert [row["event_id"] for row in serving.fetch(STORED)] == ["evt_1"]
-    assert serving.receiver.counters.batches_failed == 0
-
-
-async def _leave_in_the_commit(serving: Serving, source: SourceUnderTest, reset: bool) -> None:
+    gate = Gate(serving)
     counters = serving.receiver.counters
-    async with serving.database.driver() as pg:
-        await pg.execute("SELECT pg_advisory_lock(7)")
-        client = Client(serving.port)
+    client = Client(serving.port)
+    client.send(request(source, event("evt_1")))
+    gate.wait_for(1)
+    if reset:
+        client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.socket.close()
+    if reset:
+        serving.wait_until(lambda: counters.connections == 0)
+    gate.open()
+    serving.wait_until(lambda: counters.rows == 1)
+    assert [row["event_id"] for row in serving.fetch(STORED)] == ["evt_1"]
+    assert counters.batches_failed == 0
+
+
+def test_what_comes_while_an_answer_is_awaited_is_answered_after_it(
+    serving: Serving, source: SourceUnderTest
+) -> None:
+    gate = Gate(serving)
+    with Client(serving.port) as client:
         client.send(request(source, event("evt_1")))
-        waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'advisory'"
-        while not await pg.fetchval(waiting):
-            continue
-        if reset:
-            client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        client.socket.close()
-        if reset:
-            await serving._wait_until(lambda: counters.connections == 0)
-        await pg.execute("SELECT pg_advisory_unlock(7)")
-        await serving._wait_until(lambda: counters.rows == 1)
+        gate.wait_for(1)
+        client.send(request(source, event("evt_2"))[:50])
+        client.send(request(source, event("evt_2"))[50:])
+        client.send(b"garbage\r\n\r\n")
+        gate.open()
+        assert [client.read_answer().status for _ in range(3)] == [200, 200, 400]
+        assert client.is_closed()
+    assert [row["event_id"] for row in serving.fetch(STORED)] == ["evt_1", "evt_2"]
