@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterable, Mapping
 
 import structlog
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
 
 from relay.kafka import config
@@ -84,13 +84,11 @@ class Topics:
             if not missing:
                 return {}
             if not self._auto_create:
-                return {topic: _unknown_topic(topic) for topic in missing}
+                return self._explain(missing)
             failures = self._create(missing)
             self._await_all([topic for topic in missing if topic not in failures])
-            for topic in missing:
-                if topic not in self._counts and topic not in failures:
-                    failures[topic] = _unknown_topic(topic)
-            return failures
+            hidden = [t for t in missing if t not in self._counts and t not in failures]
+            return failures | self._explain(hidden)
 
     def _refresh(self) -> None:
         try:
@@ -131,6 +129,24 @@ class Topics:
                 return
             pause.wait(_LOOK_SECONDS)
 
+    def _explain(self, topics: list[str]) -> dict[str, Failure]:
+        """Why topics are not listed: they do not exist, or this client may not see them."""
+        if not topics:
+            return {}
+        failures: dict[str, Failure] = {}
+        asked = self._admin.describe_topics(
+            TopicCollection(topics), request_timeout=_METADATA_SECONDS
+        )
+        for topic, future in asked.items():
+            try:
+                self._note(topic, len(future.result().partitions))
+            except KafkaException as error:
+                failures[topic] = classify(error.args[0])
+                if error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+                    message = f"the topic {topic!r} does not exist"
+                    failures[topic] = Failure("transient", "kafka_unknown_topic", message)
+        return failures
+
     def _max_message_bytes(self, topic: str) -> int:
         resource = ConfigResource(ResourceType.TOPIC, topic)
         try:
@@ -138,7 +154,3 @@ class Topics:
             return int(future[resource].result()["max.message.bytes"].value)
         except (KafkaException, KeyError, TypeError, ValueError):
             return _USUAL_LIMIT_BYTES
-
-
-def _unknown_topic(topic: str) -> Failure:
-    return Failure("transient", "kafka_unknown_topic", f"the topic {topic!r} does not exist")
