@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from functools import partial
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
@@ -159,19 +160,24 @@ async def take_the_database_away(
 async def break_the_schema(
     database_url: str, process: Serving, webhook: Webhook, canaries: Canaries
 ) -> None:
-    """Errors that nobody has thought of: their tracebacks are logged."""
+    """Errors that nobody has thought of: some of their tracebacks are logged."""
     pg = await asyncpg.connect(database_url)
+
+    async def is_answered(status: int, body: bytes) -> bool:
+        return canaries.hear(await post(process.port, webhook, body)) == status
+
     for number, (table, status) in enumerate((("receipt", 200), ("inbox", 503), ("source", 503))):
         await pg.execute(f"ALTER TABLE relay.{table} RENAME TO broken")
-
-        async def is_answered(status: int = status, body: bytes = body_of(10 + number)) -> bool:
-            return canaries.hear(await post(process.port, webhook, body)) == status
-
         # What is known of the sources is good for a few seconds.
-        await eventually(is_answered)
+        await eventually(partial(is_answered, status, body_of(10 + number)))
         if table == "receipt":
-            await eventually(lambda: process.lines("app.service_failed"))
+            await eventually(lambda: process.lines("forwarder.batch_lost"))
         await pg.execute(f"ALTER TABLE relay.broken RENAME TO {table}")
+    fan_out = await pg.fetchval("SELECT fan_out FROM relay.source")
+    await pg.execute("UPDATE relay.source SET fan_out = '{no.such}'")
+    await eventually(partial(is_answered, 200, body_of(20)))
+    await eventually(lambda: process.lines("forwarder.transform_failed"))
+    await pg.execute("UPDATE relay.source SET fan_out = $1", fan_out)
     await eventually(lambda: _is_empty(pg))
     await pg.close()
 
@@ -205,6 +211,9 @@ async def test_no_secret_is_written(
         RELAY_ENCRYPTION_KEYS=key,
         RELAY_ADMIN_TOKEN=ADMIN_TOKEN,
         RELAY_LOG_LEVEL="debug",
+        # A batch that was lost is tried again soon.
+        RELAY_DELIVERY_TIMEOUT_SECONDS="4",
+        RELAY_FENCE_MARGIN_SECONDS="1",
     )
     flags = ["--signing-secret", SIGNING_SECRET, "--stripe-api-key", STRIPE_KEY]
     flags += ["--topic-prefix", topic_prefix, "--unselected", "FAIL", "--fan-out", "charge.refunds"]
@@ -220,8 +229,13 @@ async def test_no_secret_is_written(
         logged = await finish(process, canaries)
     finally:
         await process.kill()
-    expected = {"receiver.signature_refused", "receiver.batch_failed", "app.database_away"}
-    assert expected | {"app.service_failed", "forwarder.batch"} <= logged
+    assert {
+        "receiver.signature_refused",
+        "app.database_away",
+        "forwarder.batch_lost",
+        "forwarder.transform_failed",
+    } <= logged
+    assert logged & {"receiver.database_unavailable", "receiver.batch_failed"}
 
     # Nobody lets it in: a wrong password here, and there a broker that knows no passwords.
     parts = urlsplit(database_url)
