@@ -30,6 +30,8 @@ from tests.acceptance.fleet import Serving, create_source, environment
 from tests.acceptance.sender import Event, Sender, Webhook
 from tests.support.processes import eventually
 
+pytestmark = pytest.mark.slow
+
 EVENTS = 20_000
 HOT_OBJECTS = 50
 CONNECTIONS = 32

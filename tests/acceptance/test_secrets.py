@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.parse import quote, urlsplit
 
 import asyncpg
+import pytest
 
 from relay.dev import samples
 from relay.store.sealing import new_key
@@ -20,6 +21,8 @@ from tests.acceptance.fleet import Answer, Serving, create_source, environment, 
 from tests.acceptance.sender import Webhook, post, sign
 from tests.support.databases import Databases
 from tests.support.processes import eventually
+
+pytestmark = pytest.mark.slow
 
 SIGNING_SECRET = "whsec_canary0" + "S" * 20
 STRIPE_KEY = "sk_test_canary1" + "K" * 20
