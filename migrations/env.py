@@ -8,6 +8,7 @@ from typing import Any
 
 from alembic import context
 from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError
 
 from relay.store.engine import Database
 from relay.store.partitions import is_partition_name
@@ -15,6 +16,7 @@ from relay.store.tables import metadata
 
 # One lock for every host that migrates; the number is arbitrary and must never change.
 MIGRATION_LOCK = 0x72656C6179
+DEPENDENT_OBJECTS = "2BP01"
 
 
 def include_name(name: str | None, type_: str, _parent: Any) -> bool:
@@ -27,14 +29,17 @@ def include_name(name: str | None, type_: str, _parent: Any) -> bool:
 
 
 def run(connection: Connection) -> None:
+    # Whoever comes second waits for as long as the first one takes.
+    connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
     # A migration must not queue behind a long transaction and make the inserts queue behind itself.
     connection.execute(text("SET LOCAL lock_timeout = '5s'"))
     # A role that is called like our schema has it in its search path, and autogenerate would then
     # take every table for one without a schema.
     connection.execute(text("SET LOCAL search_path = public"))
     connection.dialect.default_schema_name = "public"
-    connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
-    connection.execute(text("CREATE SCHEMA IF NOT EXISTS relay"))
+    # IF NOT EXISTS asks for the right to create one even where an administrator has done so.
+    if not schema_exists(connection):
+        connection.execute(text("CREATE SCHEMA relay"))
     context.configure(
         connection=connection,
         target_metadata=metadata,
@@ -45,6 +50,26 @@ def run(connection: Connection) -> None:
         compare_server_default=True,
     )
     context.run_migrations()
+    if not context.get_context().get_current_heads():
+        leave_nothing(connection)
+
+
+def schema_exists(connection: Connection) -> bool:
+    found: bool = connection.scalar(
+        text("SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = 'relay')")
+    )
+    return found
+
+
+def leave_nothing(connection: Connection) -> None:
+    """Below the first revision our schema goes as well, unless somebody keeps something in it."""
+    connection.execute(text("DROP TABLE IF EXISTS relay.alembic_version"))
+    try:
+        with connection.begin_nested():
+            connection.execute(text("DROP SCHEMA relay"))
+    except DBAPIError as error:
+        if getattr(error.orig, "sqlstate", None) != DEPENDENT_OBJECTS:
+            raise
 
 
 async def run_from_environment() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncpg
 import structlog
 
-from relay.store import inbox, partitions
+from relay.store import events, inbox, partitions
 from relay.store.engine import Database
 
 _log = structlog.get_logger("relay.janitor")
@@ -38,16 +38,20 @@ class Janitor:
             dropped = await self._drop(pg)
             pruned = await partitions.prune(pg, retention_days=self._retention_days)
             pruned += await inbox.prune_refused(pg)
-            return made + dropped + pruned
+        async with self._database.begin() as connection:
+            discarded = await events.discard_deleted_sources(connection)
+        return made + dropped + pruned + discarded
 
     async def _drop(self, pg: asyncpg.Connection) -> int:
-        dropped = await partitions.finish_drops(pg)
-        for partition in await partitions.find_droppable(pg, retention_days=self._retention_days):
-            if await partitions.drop(pg, partition):
-                _log.info(
-                    "janitor.partition_dropped",
-                    received_from=partition.lower.isoformat(),
-                    received_until=partition.upper.isoformat(),
-                )
-                dropped += 1
+        days = self._retention_days
+        dropped = await partitions.finish_drops(pg, retention_days=days)
+        for partition in await partitions.find_droppable(pg, retention_days=days):
+            if not await partitions.drop(pg, partition):
+                break
+            _log.info(
+                "janitor.partition_dropped",
+                received_from=partition.lower.isoformat(),
+                received_until=partition.upper.isoformat(),
+            )
+            dropped += 1
         return dropped

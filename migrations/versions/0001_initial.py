@@ -87,6 +87,11 @@ def upgrade() -> None:
             "num_nulls(inbox_id, refused_body) = 1", name=op.f("dead_letter_origin_check")
         ),
         sa.CheckConstraint(
+            "num_nulls(inbox_id, received_at, event_id) IN (0, 3)",
+            name=op.f("dead_letter_event_check"),
+        ),
+        sa.CheckConstraint("attempts >= 0", name=op.f("dead_letter_attempts_check")),
+        sa.CheckConstraint(
             "num_nulls(replayed_at, discarded_at) >= 1", name=op.f("dead_letter_closed_once_check")
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("dead_letter_pkey")),
@@ -200,6 +205,7 @@ def upgrade() -> None:
         sa.Column("last_error_code", sa.Text(), nullable=True),
         sa.Column("last_error", sa.Text(), nullable=True),
         sa.Column("replay_id", sa.Text(), nullable=True),
+        sa.CheckConstraint("lane >= 0 AND lane < 64", name=op.f("queue_lane_check")),
         sa.CheckConstraint(
             "attempts = 0 OR last_error_code IS NOT NULL", name=op.f("queue_reason_check")
         ),
@@ -229,6 +235,14 @@ def upgrade() -> None:
         schema="relay",
         postgresql_where=sa.text("visible_at IS NOT NULL"),
     )
+    op.create_index(
+        "queue_retrying_idx",
+        "queue",
+        ["inbox_id"],
+        unique=False,
+        schema="relay",
+        postgresql_where=sa.text("attempts > 0"),
+    )
     op.create_table(
         "receipt",
         sa.Column("inbox_id", sa.BigInteger(), nullable=False),
@@ -236,9 +250,7 @@ def upgrade() -> None:
         sa.Column(
             "number", sa.BigInteger(), nullable=False, comment="the queue row that it settles"
         ),
-        sa.Column(
-            "record", sa.SmallInteger(), nullable=False, comment="0 is the parent or the skip"
-        ),
+        sa.Column("record", sa.Integer(), nullable=False, comment="0 is the parent or the skip"),
         sa.Column("kind", sa.SmallInteger(), nullable=False),
         sa.Column("attempts", sa.SmallInteger(), nullable=False),
         sa.Column("partition", sa.Integer(), nullable=True),
@@ -249,6 +261,8 @@ def upgrade() -> None:
         sa.Column("op", sa.Text(), nullable=True),
         sa.Column("skipped", sa.Text(), nullable=True),
         sa.Column("replay_id", sa.Text(), nullable=True),
+        sa.CheckConstraint("kind IN (0, 1)", name=op.f("receipt_kind_check")),
+        sa.CheckConstraint("record >= 0 AND attempts >= 0", name=op.f("receipt_counts_check")),
         sa.CheckConstraint(
             "skipped IN ('unselected', 'superseded', 'livemode_mismatch', 'discarded', 'redacted')",
             name=op.f("receipt_skipped_check"),
@@ -262,6 +276,14 @@ def upgrade() -> None:
         postgresql_partition_by="RANGE (received_at)",
     )
     op.create_index("receipt_inbox_id_idx", "receipt", ["inbox_id"], unique=False, schema="relay")
+    op.create_index(
+        "receipt_skipped_idx",
+        "receipt",
+        ["inbox_id"],
+        unique=False,
+        schema="relay",
+        postgresql_where=sa.text("skipped IS NOT NULL"),
+    )
     op.create_table(
         "source",
         sa.Column("id", sa.Integer(), sa.Identity(always=True), nullable=False),
@@ -515,8 +537,20 @@ def downgrade() -> None:
         postgresql_where=sa.text("deleted_at IS NULL"),
     )
     op.drop_table("source", schema="relay")
+    op.drop_index(
+        "receipt_skipped_idx",
+        table_name="receipt",
+        schema="relay",
+        postgresql_where=sa.text("skipped IS NOT NULL"),
+    )
     op.drop_index("receipt_inbox_id_idx", table_name="receipt", schema="relay")
     op.drop_table("receipt", schema="relay")
+    op.drop_index(
+        "queue_retrying_idx",
+        table_name="queue",
+        schema="relay",
+        postgresql_where=sa.text("attempts > 0"),
+    )
     op.drop_index(
         "queue_parked_idx",
         table_name="queue",
@@ -550,6 +584,8 @@ def downgrade() -> None:
     op.drop_table("batch_note", schema="relay")
     op.drop_index(op.f("attempt_inbox_id_idx"), table_name="attempt", schema="relay")
     op.drop_table("attempt", schema="relay")
-    for function in ("body_text(bigint)", "body(bigint)", "readable(bytea)", "refuse_change()"):
+    for function in ("body_text(bigint)", "body(bigint)", "readable(bytea)"):
         op.execute(f"DROP FUNCTION relay.{function}")
+    # With the triggers of partitions that somebody has detached to keep them.
+    op.execute("DROP FUNCTION relay.refuse_change() CASCADE")
     op.execute("DROP SEQUENCE relay.arrival")

@@ -13,8 +13,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from relay.core.errors import ConfigError, UnusableEvent
 from relay.core.event import peek
-from relay.core.routing import lane_of, record_key
-from relay.store.events import Filter, Operator, discard_dead_letters, like, log
+from relay.core.routing import key_of, lane_of, record_key
+from relay.store.events import Filter, Operator, discard_dead_letters, impossible, like, log
 
 _HEAD = (
     "id",
@@ -47,9 +47,11 @@ class Replay(msgspec.Struct, frozen=True):
 
 def _conditions(wanted: Filter, *, open_only: bool) -> list[ColumnElement[bool]]:
     c = _letters.c
-    conditions: list[ColumnElement[bool]] = []
     if wanted.state not in (None, "dead"):
         raise ConfigError(f"dead letters have no state {wanted.state!r}: leave the state out")
+    conditions = impossible(wanted)
+    if conditions:
+        return conditions
     if open_only:
         conditions += [c.replayed_at.is_(None), c.discarded_at.is_(None)]
     if wanted.source is not None:
@@ -69,6 +71,8 @@ def _conditions(wanted: Filter, *, open_only: bool) -> list[ColumnElement[bool]]
         conditions.append(c.error_code == wanted.error)
     if wanted.event_id is not None:
         conditions.append(c.event_id == wanted.event_id)
+    if wanted.inbox_id is not None:
+        conditions.append(c.inbox_id == wanted.inbox_id)
     return conditions
 
 
@@ -114,78 +118,85 @@ async def show_dead_letter(connection: AsyncConnection, letter_id: int) -> dict[
     return None if row is None else dict(row._mapping)
 
 
+# A body is read only where its key may be somewhere in it; thousands of large ones at once are not.
+_TO_REPLAY = """
+SELECT d.id, d.inbox_id, d.received_at, d.error_code, d.source_id, i.id IS NOT NULL AS is_kept,
+       i.account, i.event_type, i.object_id, octet_length(i.body) AS bytes,
+       CASE WHEN i.object_id IS NULL AND i.event_type IS NOT NULL THEN i.body END AS body,
+       i.object_id IS NOT NULL AND EXISTS (
+           SELECT FROM relay.inbox n
+           JOIN relay.receipt t ON t.inbox_id = n.id AND t.received_at = n.received_at
+           WHERE n.object_id = i.object_id AND n.source_id = i.source_id
+             AND n.account IS NOT DISTINCT FROM i.account
+             AND n.id > i.id AND t.topic IS NOT NULL AND t.kind = 0) AS overtaken
+FROM relay.dead_letter d
+LEFT JOIN relay.inbox i ON i.id = d.inbox_id AND i.received_at = d.received_at
+WHERE d.id = ANY (:ids) AND d.replayed_at IS NULL AND d.discarded_at IS NULL
+ORDER BY d.inbox_id, d.id
+FOR UPDATE OF d
+"""
+
+_QUEUE_AGAIN = """
+WITH given AS (
+    SELECT * FROM unnest(CAST(:ids AS bigint[]), CAST(:lanes AS smallint[]),
+                         CAST(:key_hashes AS bigint[]), CAST(:bytes AS integer[]))
+        WITH ORDINALITY AS g (id, lane, key_hash, bytes, place)
+), closed AS (
+    UPDATE relay.dead_letter d SET replayed_at = clock_timestamp() FROM given g WHERE d.id = g.id
+    RETURNING d.id, d.source_id, d.inbox_id, d.received_at
+)
+INSERT INTO relay.queue (source_id, lane, number, inbox_id, received_at, key_hash, bytes, kind,
+    replay_id)
+SELECT c.source_id, g.lane, nextval('relay.arrival'), c.inbox_id, c.received_at, g.key_hash,
+    g.bytes, 0, :replay_id
+FROM given g JOIN closed c ON c.id = g.id ORDER BY g.place
+"""
+
+
 async def replay(connection: AsyncConnection, ids: Sequence[int], operator: Operator) -> Replay:
     """Queue dead letters again, each at the end of its object's line, and close them.
 
     Dead letters that are closed already are passed over, so the same replay twice adds nothing.
     """
     replay_id = "rpl_" + secrets.token_hex(12)
-    rows = await connection.execute(
-        sql(
-            """
-            SELECT d.id, d.inbox_id, d.received_at, d.error_code, d.source_id, i.account, i.body,
-                   i.object_id IS NOT NULL AND EXISTS (
-                       SELECT FROM relay.inbox n
-                       JOIN relay.receipt t ON t.inbox_id = n.id AND t.received_at = n.received_at
-                       WHERE n.object_id = i.object_id AND n.source_id = i.source_id
-                         AND n.id > i.id AND t.topic IS NOT NULL AND t.kind = 0) AS overtaken
-            FROM relay.dead_letter d
-            LEFT JOIN relay.inbox i ON i.id = d.inbox_id AND i.received_at = d.received_at
-            WHERE d.id = ANY (:ids) AND d.replayed_at IS NULL AND d.discarded_at IS NULL
-            ORDER BY d.inbox_id, d.id
-            FOR UPDATE OF d
-            """
-        ),
-        {"ids": list(ids)},
-    )
-    queued: list[int] = []
+    rows = await connection.execute(sql(_TO_REPLAY), {"ids": list(ids)})
+    again: list[tuple[int, int, int, int]] = []
     overtaken: list[int] = []
     refused: dict[int, str] = {}
     for row in rows.all():
-        if row.inbox_id is None:
-            refused[row.id] = "a refused request: it never was an event of yours"
-            continue
         try:
-            lane, key_hash = lane_of(row.account, record_key(peek(row.body)))
+            lane, key_hash = _line_of(row)
         except UnusableEvent as error:
-            refused[row.id] = f"no usable event ({error.code}): discard it"
+            refused[row.id] = error.message
             continue
-        await _queue_again(connection, row, lane, key_hash, replay_id)
-        queued.append(row.id)
+        again.append((row.id, lane, key_hash, row.bytes))
         if row.overtaken:
             overtaken.append(row.id)
+    queued = [letter for letter, *_ in again]
+    if again:
+        names = ("ids", "lanes", "key_hashes", "bytes")
+        columns = dict(zip(names, map(list, zip(*again, strict=True)), strict=True))
+        await connection.execute(sql(_QUEUE_AGAIN), columns | {"replay_id": replay_id})
     result = Replay(replay_id, tuple(queued), refused, tuple(overtaken))
     details = {"queued": queued, "refused": list(refused)}
     await log(connection, operator, "dead_letter.replay", replay_id, details)
     return result
 
 
-async def _queue_again(
-    connection: AsyncConnection, row: Any, lane: int, key_hash: int, replay_id: str
-) -> None:
-    await connection.execute(
-        sql(
-            """
-            WITH closed AS (
-                UPDATE relay.dead_letter SET replayed_at = clock_timestamp() WHERE id = :id
-            )
-            INSERT INTO relay.queue (source_id, lane, number, inbox_id, received_at, key_hash,
-                bytes, kind, replay_id)
-            VALUES (:source_id, :lane, nextval('relay.arrival'), :inbox_id, :received_at,
-                :key_hash, :bytes, 0, :replay_id)
-            """
-        ),
-        {
-            "id": row.id,
-            "source_id": row.source_id,
-            "lane": lane,
-            "inbox_id": row.inbox_id,
-            "received_at": row.received_at,
-            "key_hash": key_hash,
-            "bytes": len(row.body),
-            "replay_id": replay_id,
-        },
-    )
+def _line_of(row: Any) -> tuple[int, int]:
+    """The lane and the hash of the key; raises UnusableEvent with the reason for a refusal."""
+    if row.inbox_id is None:
+        raise UnusableEvent("refused", "a refused request: it never was an event of yours")
+    if not row.is_kept:
+        raise UnusableEvent("gone", "its body is gone: the retention has passed")
+    if row.event_type is None:
+        raise UnusableEvent("unusable", f"no usable event ({row.error_code}): discard it")
+    if row.object_id is not None:
+        return lane_of(row.account, key_of(row.object_id))
+    try:
+        return lane_of(row.account, record_key(peek(row.body)))
+    except UnusableEvent as error:
+        raise UnusableEvent(error.code, f"no usable event ({error.code}): discard it") from error
 
 
 async def discard(connection: AsyncConnection, ids: Sequence[int], operator: Operator) -> int:

@@ -7,12 +7,14 @@ from datetime import datetime
 from typing import Any, Literal
 
 import msgspec
-from sqlalchemy import ColumnElement, column, func, insert, literal_column, select, table
+from sqlalchemy import ColumnElement, column, false, func, insert, literal_column, select, table
 from sqlalchemy import text as sql
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from relay.core.errors import ConfigError
+from relay.store.queue import OPERATOR_HOLDS_LANES
 from relay.store.tables import operator_log
+from relay.store.text import is_storable, storable
 
 State = Literal["pending", "retrying", "dead", "skipped", "delivered"]
 STATES: tuple[State, ...] = ("pending", "retrying", "dead", "skipped", "delivered")
@@ -96,9 +98,17 @@ def like(pattern: str) -> str:
     return escaped.replace("*", "%")
 
 
+def impossible(wanted: Filter) -> list[ColumnElement[bool]]:
+    """A condition that nothing fits, when a text is asked for that PostgreSQL cannot hold."""
+    texts = (wanted.source, wanted.type, wanted.object, wanted.error, wanted.event_id)
+    return [] if all(is_storable(text) for text in texts if text is not None) else [false()]
+
+
 def _conditions(wanted: Filter) -> list[ColumnElement[bool]]:
     c = _events.c
-    conditions: list[ColumnElement[bool]] = []
+    conditions = impossible(wanted)
+    if conditions:
+        return conditions
     if wanted.state is not None:
         if wanted.state not in STATES:
             raise ConfigError(f"no state {wanted.state!r}; states are {', '.join(STATES)}")
@@ -191,11 +201,22 @@ async def show_events(connection: AsyncConnection, wanted: Filter) -> list[dict[
 
 
 async def retry(connection: AsyncConnection, inbox_ids: Sequence[int], operator: Operator) -> int:
-    """Try waiting events now; frees a source that halted at one. Returns how many were waiting."""
+    """Try waiting events now; frees a source that halted at one. Returns how many were waiting.
+
+    Events that are being settled at this moment are passed over.
+    """
+    # Never waits for a row: a batch locks its rows in another order, and would deadlock with us.
     rows = await connection.execute(
         sql(
-            "UPDATE relay.queue SET visible_at = NULL"
-            " WHERE inbox_id = ANY (:ids) AND kind = 0 RETURNING number"
+            """
+            WITH waiting AS (
+                SELECT source_id, lane, number FROM relay.queue
+                WHERE inbox_id = ANY (:ids) AND kind = 0 FOR UPDATE SKIP LOCKED
+            )
+            UPDATE relay.queue q SET visible_at = NULL FROM waiting w
+            WHERE q.source_id = w.source_id AND q.lane = w.lane AND q.number = w.number
+            RETURNING q.number
+            """
         ),
         {"ids": list(inbox_ids)},
     )
@@ -218,20 +239,24 @@ async def skip(connection: AsyncConnection, inbox_ids: Sequence[int], operator: 
     return len(numbers)
 
 
+# A receipt only where the event is still there: a partition may have been detached by hand.
 _DISCARD_QUEUED = """
 WITH gone AS (
     DELETE FROM relay.queue WHERE inbox_id = ANY (:ids) AND kind = 0
     RETURNING inbox_id, received_at, number, attempts, replay_id
+), proof AS (
+    INSERT INTO relay.receipt
+        (inbox_id, received_at, number, record, kind, attempts, skipped, replay_id, produced_at)
+    SELECT inbox_id, received_at, number, 0, 0, attempts, 'discarded', replay_id, clock_timestamp()
+    FROM gone WHERE EXISTS (SELECT FROM relay.inbox i
+                            WHERE i.id = gone.inbox_id AND i.received_at = gone.received_at)
 )
-INSERT INTO relay.receipt
-    (inbox_id, received_at, number, record, kind, attempts, skipped, replay_id, produced_at)
-SELECT inbox_id, received_at, number, 0, 0, attempts, 'discarded', replay_id, clock_timestamp()
-FROM gone
-RETURNING number
+SELECT number FROM gone
 """
 
 
 async def _lock_lanes_of(connection: AsyncConnection, inbox_ids: Sequence[int]) -> None:
+    await connection.execute(sql(OPERATOR_HOLDS_LANES))
     await connection.execute(
         sql(
             "SELECT FROM relay.lane WHERE (source_id, lane) IN"
@@ -256,37 +281,56 @@ async def discard_source(
     connection: AsyncConnection, source_id: int, operator: Operator
 ) -> tuple[int, int]:
     """Give up all that is unfinished of a source; returns how many events and dead letters."""
+    await connection.execute(sql(OPERATOR_HOLDS_LANES))
     await connection.execute(
         sql("SELECT FROM relay.lane WHERE source_id = :id ORDER BY lane FOR NO KEY UPDATE"),
         {"id": source_id},
     )
-    queued = list(
-        (
-            await connection.execute(
-                sql("SELECT inbox_id FROM relay.queue WHERE source_id = :id AND kind = 0"),
-                {"id": source_id},
-            )
-        ).scalars()
+    queued = await connection.execute(
+        sql("SELECT inbox_id FROM relay.queue WHERE source_id = :id AND kind = 0"),
+        {"id": source_id},
     )
-    await connection.execute(sql(_DISCARD_QUEUED), {"ids": queued})
+    events = list(queued.scalars())
+    await connection.execute(sql(_DISCARD_QUEUED), {"ids": events})
+    # The copies for the dead letter topic, too: they would wait for ever.
     await connection.execute(
         sql("DELETE FROM relay.queue WHERE source_id = :id"), {"id": source_id}
     )
-    dead = list(
-        (
-            await connection.execute(
-                sql(
-                    "SELECT id FROM relay.dead_letter WHERE source_id = :id"
-                    " AND replayed_at IS NULL AND discarded_at IS NULL"
-                ),
-                {"id": source_id},
-            )
-        ).scalars()
+    dead = await connection.execute(
+        sql(
+            "SELECT id FROM relay.dead_letter WHERE source_id = :id"
+            " AND replayed_at IS NULL AND discarded_at IS NULL"
+        ),
+        {"id": source_id},
     )
-    await discard_dead_letters(connection, dead)
-    details = {"events": len(queued), "dead_letters": len(dead)}
+    closed = await discard_dead_letters(connection, list(dead.scalars()))
+    details = {"events": len(events), "dead_letters": len(closed)}
     await log(connection, operator, "source.discard", str(source_id), details)
-    return len(queued), len(dead)
+    return len(events), len(closed)
+
+
+async def discard_deleted_sources(connection: AsyncConnection) -> int:
+    """Give up what deleted sources still have in line; returns how many sources that were.
+
+    A receiver may let a request in for some seconds after the deletion, because it keeps what it
+    knows of the sources. Nobody would forward its event, and it would hold its partition for ever.
+    """
+    left = await connection.execute(
+        sql(
+            """
+            SELECT s.id FROM relay.source s
+            WHERE s.deleted_at IS NOT NULL AND (
+                EXISTS (SELECT FROM relay.queue q WHERE q.source_id = s.id)
+                OR EXISTS (SELECT FROM relay.dead_letter d WHERE d.source_id = s.id
+                           AND d.replayed_at IS NULL AND d.discarded_at IS NULL))
+            ORDER BY s.id
+            """
+        )
+    )
+    source_ids = list(left.scalars())
+    for source_id in source_ids:
+        await discard_source(connection, source_id, Operator("relay", "its source was deleted"))
+    return len(source_ids)
 
 
 async def discard_dead_letters(connection: AsyncConnection, ids: Sequence[int]) -> list[int]:
@@ -303,7 +347,8 @@ async def discard_dead_letters(connection: AsyncConnection, ids: Sequence[int]) 
                     (inbox_id, received_at, number, record, kind, attempts, skipped, produced_at)
                 SELECT inbox_id, received_at, nextval('relay.arrival'), 0, 0, attempts,
                     'discarded', clock_timestamp()
-                FROM closed WHERE inbox_id IS NOT NULL
+                FROM closed WHERE EXISTS (SELECT FROM relay.inbox i WHERE i.id = closed.inbox_id
+                                          AND i.received_at = closed.received_at)
             )
             SELECT id FROM closed
             """
@@ -323,10 +368,10 @@ async def log(
     """Write down who did what and why."""
     await connection.execute(
         insert(operator_log).values(
-            who=operator.who,
+            who=storable(operator.who),
             action=action,
             target=target,
-            reason=operator.reason,
+            reason=None if operator.reason is None else storable(operator.reason),
             details=details if details is None else msgspec.to_builtins(details),
         )
     )

@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 import asyncpg
 import msgspec
 
+from relay.store.text import storable
+
 # A sample of refused requests is for finding the mistake, not for keeping what anybody sends.
 REFUSED_SAMPLE_BYTES = 64 * 1024
 REFUSED_SAMPLES_PER_SOURCE = 1000
@@ -88,6 +90,8 @@ async def put(pg: asyncpg.Connection, events: Sequence[NewEvent]) -> list[bool]:
     The caller opened the transaction, and nothing is held before it commits. Of several with the
     same key in one call the first is stored.
     """
+    if not events:
+        return []
     columns = zip(*(_row(event) for event in events), strict=True)
     fresh = await pg.fetch(_PUT, *map(list, columns))
     stored = [False] * len(events)
@@ -115,7 +119,7 @@ def _row(event: NewEvent) -> tuple[object, ...]:
         event.lane,
         event.key_hash,
         event.dead_code,
-        event.dead_error,
+        None if event.dead_error is None else storable(event.dead_error),
         event.dead_copy,
     )
 
@@ -134,7 +138,7 @@ async def keep_refused(
         """,
         source_id,
         code,
-        error,
+        storable(error),
         body[:REFUSED_SAMPLE_BYTES],
     )
 

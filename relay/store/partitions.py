@@ -6,8 +6,10 @@ prunes and both go together.
 
 from __future__ import annotations
 
+import itertools
 import re
-from datetime import datetime, timedelta
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
 
 import asyncpg
 import msgspec
@@ -17,9 +19,13 @@ _NAME = re.compile(r"(inbox|receipt)_p\d{8}(\d{6})?")
 
 INLINE_BYTES = 8160
 
-# Set on a partition before it is detached, so that only what the retention took out is dropped
-# later, and never a partition that somebody detached by hand to keep it.
+# Set on a partition of the inbox before it is detached, so that only what the retention took out is
+# dropped later, and never a partition that somebody detached by hand to keep it.
 _DROP_MARK = "relay: retention has passed"
+
+# DETACH waits for every transaction that has seen the table, a forgotten one for days, and nobody
+# can attach a partition meanwhile. After this long it is left for the next round.
+DETACH_SECONDS = 20.0
 
 
 class Partition(msgspec.Struct, frozen=True):
@@ -53,50 +59,62 @@ async def try_lock_housekeeping(pg: asyncpg.Connection) -> bool:
 
 async def list_partitions(pg: asyncpg.Connection) -> list[Partition]:
     """The attached partitions of the inbox, the oldest first."""
+    # The bounds are read by the server, which wrote them in whatever style it is set to.
     rows = await pg.fetch(
-        """
-        SELECT c.relname AS name, pg_get_expr(c.relpartbound, c.oid) AS bound
+        r"""
+        SELECT substring(c.relname FROM '^inbox_(.*)') AS suffix,
+               b.ends[1]::timestamptz AS lower, b.ends[2]::timestamptz AS upper
         FROM pg_inherits h JOIN pg_class c ON c.oid = h.inhrelid
+        CROSS JOIN LATERAL regexp_match(
+            pg_get_expr(c.relpartbound, c.oid), $re$FROM \('([^']+)'\) TO \('([^']+)'\)$re$
+        ) AS b (ends)
         WHERE h.inhparent = 'relay.inbox'::regclass AND NOT h.inhdetachpending
+          AND c.relname ~ '^inbox_' AND b.ends IS NOT NULL
+        ORDER BY lower
         """
     )
-    found = []
-    for row in rows:
-        lower, upper = re.findall(r"'([^']+)'", row["bound"])
-        found.append(
-            Partition(
-                row["name"].removeprefix("inbox_"),
-                datetime.fromisoformat(lower),
-                datetime.fromisoformat(upper),
-            )
-        )
-    return sorted(found, key=lambda partition: partition.lower)
+    return [Partition(*row) for row in rows]
 
 
 async def ensure_ahead(
     pg: asyncpg.Connection, *, retention_days: int, now: datetime | None = None
 ) -> int:
-    """Make partitions until at least two whole ones lie ahead of ``now``; returns how many.
+    """Make partitions from ``now`` on until two whole ones lie ahead; returns how many.
 
     ``now`` is PostgreSQL's unless a test gives it. A partition is made as a table of its own and
     then attached, which locks the parent only against other DDL, never against inserts.
     """
     async with pg.transaction():
-        await pg.execute("SET LOCAL timezone = 'UTC'; SET LOCAL lock_timeout = '2s'")
+        await pg.execute("SET LOCAL timezone = 'UTC'")
         await pg.execute("SELECT pg_advisory_xact_lock(hashtext('relay.partitions'))")
+        await pg.execute("SET LOCAL lock_timeout = '2s'")
         if now is None:
             now = await pg.fetchval("SELECT now()")
-        existing = await list_partitions(pg)
-        step = width(retention_days)
-        midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
-        # A gap (nobody kept house for months) is never filled: nothing was received in it.
-        start = existing[-1].upper if existing and existing[-1].upper > now else midnight
-        made = 0
-        while start <= now + 2 * step:
-            await _create(pg, start, start + step)
-            start += step
-            made += 1
-        return made
+        missing = list(_missing(await list_partitions(pg), now, width(retention_days)))
+        for lower, upper in missing:
+            await _create(pg, lower, upper)
+        return len(missing)
+
+
+def _missing(
+    existing: Sequence[Partition], now: datetime, step: timedelta
+) -> Iterator[tuple[datetime, datetime]]:
+    """What is missing from the day of ``now`` on: a gap (the first day after months without
+    housekeeping, a partition detached by hand) as well as what lies ahead of the last one.
+
+    Gaps in the past stay: nothing was received in them.
+    """
+    start = now.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    end = now + 2 * step
+    for partition in existing:
+        while start < partition.lower and start <= end:
+            upper = min(start + step, partition.lower)
+            yield start, upper
+            start = upper
+        start = max(start, partition.upper)
+    while start <= end:
+        yield start, start + step
+        start += step
 
 
 async def _create(pg: asyncpg.Connection, lower: datetime, upper: datetime) -> None:
@@ -105,7 +123,7 @@ async def _create(pg: asyncpg.Connection, lower: datetime, upper: datetime) -> N
         "SELECT attcompression <> '' FROM pg_attribute"
         " WHERE attrelid = 'relay.inbox'::regclass AND attname = 'body'"
     )
-    suffix = lower.strftime("p%Y%m%d" if lower.time() == datetime.min.time() else "p%Y%m%d%H%M%S")
+    suffix = await _free_suffix(pg, lower)
     bounds = f"FROM ('{lower.isoformat()}') TO ('{upper.isoformat()}')"
     within = f"received_at >= '{lower.isoformat()}' AND received_at < '{upper.isoformat()}'"
     for parent in PARTITIONED:
@@ -116,6 +134,8 @@ async def _create(pg: asyncpg.Connection, lower: datetime, upper: datetime) -> N
             f"ALTER TABLE {name} ADD CONSTRAINT bounds CHECK ({within});"
             f"ALTER TABLE relay.{parent} ATTACH PARTITION {name} FOR VALUES {bounds};"
             f"ALTER TABLE {name} DROP CONSTRAINT bounds;"
+            f"CREATE TRIGGER untruncated BEFORE TRUNCATE ON {name}"
+            " FOR EACH STATEMENT EXECUTE FUNCTION relay.refuse_change();"
         )
     if not compressed:
         await pg.execute(
@@ -123,25 +143,48 @@ async def _create(pg: asyncpg.Connection, lower: datetime, upper: datetime) -> N
         )
 
 
+async def _free_suffix(pg: asyncpg.Connection, lower: datetime) -> str:
+    """The day; with a time when a table of that name was detached by hand and kept."""
+    times = (lower + timedelta(seconds=number) for number in itertools.count())
+    names = (moment.strftime("p%Y%m%d%H%M%S") for moment in times)
+    for suffix in itertools.chain([lower.strftime("p%Y%m%d")], names):
+        taken = await pg.fetchval(
+            "SELECT to_regclass('relay.inbox_' || $1) IS NOT NULL"
+            " OR to_regclass('relay.receipt_' || $1) IS NOT NULL",
+            suffix,
+        )
+        if not taken:
+            return suffix
+    raise AssertionError("the names do not end")
+
+
 async def find_droppable(
     pg: asyncpg.Connection, *, retention_days: int, now: datetime | None = None
 ) -> list[Partition]:
     """Partitions wholly older than the retention into which nothing unfinished points.
 
-    Unfinished is a row of the queue and an open dead letter.
+    Unfinished is a row of the queue and an open dead letter. None while a drop is under way:
+    PostgreSQL refuses to detach a second partition.
     """
-    if retention_days <= 0:
+    due = await _due(pg, retention_days, now)
+    if due is None or await _marked(pg):
         return []
+    return [
+        partition
+        for partition in await list_partitions(pg)
+        if partition.upper <= due and not await _has_unfinished(pg, partition)
+    ]
+
+
+async def _due(
+    pg: asyncpg.Connection, retention_days: int, now: datetime | None
+) -> datetime | None:
+    """The end of what may go; None when everything is kept."""
+    if retention_days <= 0:
+        return None
     if now is None:
         now = await pg.fetchval("SELECT now()")
-    limit = now - timedelta(days=retention_days)
-    droppable = []
-    for partition in await list_partitions(pg):
-        if partition.upper > limit:
-            break
-        if not await _has_unfinished(pg, partition):
-            droppable.append(partition)
-    return droppable
+    return now - timedelta(days=retention_days)
 
 
 async def _has_unfinished(pg: asyncpg.Connection, partition: Partition) -> bool:
@@ -159,59 +202,107 @@ async def _has_unfinished(pg: asyncpg.Connection, partition: Partition) -> bool:
 
 
 async def drop(pg: asyncpg.Connection, partition: Partition) -> bool:
-    """Take one partition pair out; returns False when something unfinished came in between.
+    """Take one partition pair out; returns False when something unfinished came in between, or
+    when a transaction that has seen it does not end.
 
     Must run outside a transaction: DETACH … CONCURRENTLY, because a DROP would lock the parent
     against every insert. A drop that is interrupted is completed by ``finish_drops``.
     """
     mark = f"{_DROP_MARK} {partition.lower.isoformat()} {partition.upper.isoformat()}"
-    for parent in PARTITIONED:
-        await pg.execute(f"COMMENT ON TABLE relay.{parent}_{partition.suffix} IS '{mark}'")
+    await pg.execute(f"COMMENT ON TABLE relay.inbox_{partition.suffix} IS '{mark}'")
     return await _complete_drop(pg, partition)
 
 
-async def finish_drops(pg: asyncpg.Connection) -> int:
-    """Complete the drops that were interrupted; returns how many there were."""
+async def finish_drops(
+    pg: asyncpg.Connection, *, retention_days: int, now: datetime | None = None
+) -> int:
+    """Complete the drops that were interrupted; returns how many partitions went.
+
+    One that the retention would keep by now, because it was made longer meanwhile, comes back.
+    """
+    due = await _due(pg, retention_days, now)
+    dropped = 0
+    for partition in await _marked(pg):
+        if due is None or partition.upper > due:
+            await _restore(pg, partition)
+        elif await _complete_drop(pg, partition):
+            dropped += 1
+    return dropped
+
+
+async def _marked(pg: asyncpg.Connection) -> list[Partition]:
+    """The partitions of which a drop was begun, attached still or not."""
     marked = await pg.fetch(
         """
-        SELECT DISTINCT substring(c.relname FROM '_(p[0-9]+)$') AS suffix, d.description AS mark
-        FROM pg_class c JOIN pg_description d ON d.objoid = c.oid AND d.objsubid = 0
-        WHERE c.relnamespace = 'relay'::regnamespace AND starts_with(d.description, $1)
+        SELECT substring(c.relname FROM '^inbox_(.*)') AS suffix, d.description AS mark
+        FROM pg_class c
+        JOIN pg_description d ON d.objoid = c.oid AND d.objsubid = 0
+                             AND d.classoid = 'pg_class'::regclass
+        WHERE c.relnamespace = 'relay'::regnamespace AND c.relname ~ '^inbox_'
+          AND starts_with(d.description, $1)
+        ORDER BY suffix
         """,
         _DROP_MARK,
     )
-    for row in marked:
-        lower, upper = map(datetime.fromisoformat, row["mark"].split()[-2:])
-        await _complete_drop(pg, Partition(row["suffix"], lower, upper))
-    return len(marked)
+    return [
+        Partition(row["suffix"], *map(datetime.fromisoformat, row["mark"].split()[-2:]))
+        for row in marked
+    ]
 
 
 async def _complete_drop(pg: asyncpg.Connection, partition: Partition) -> bool:
-    inbox, receipt = (f"relay.{parent}_{partition.suffix}" for parent in PARTITIONED)
-    await _detach(pg, "inbox", partition)
+    if not await _detach(pg, "inbox", partition):
+        return False
     # The detach waited for all who saw the rows, so this look is certain: a replay that it does not
     # find cannot reach them any more.
     if await _has_unfinished(pg, partition):
-        await pg.execute(
-            f"ALTER TABLE relay.inbox ATTACH PARTITION {inbox}"
-            f" FOR VALUES FROM ('{partition.lower.isoformat()}')"
-            f" TO ('{partition.upper.isoformat()}');"
-            f"COMMENT ON TABLE {inbox} IS NULL; COMMENT ON TABLE {receipt} IS NULL"
-        )
+        await _restore(pg, partition)
         return False
-    await _detach(pg, "receipt", partition)
+    if not await _detach(pg, "receipt", partition):
+        return False
+    inbox, receipt = (f"relay.{parent}_{partition.suffix}" for parent in PARTITIONED)
     await pg.execute(f"DROP TABLE IF EXISTS {inbox}; DROP TABLE IF EXISTS {receipt}")
     return True
 
 
-async def _detach(pg: asyncpg.Connection, parent: str, partition: Partition) -> None:
+async def _detach(pg: asyncpg.Connection, parent: str, partition: Partition) -> bool:
+    """Whether it is detached now."""
     name = f"relay.{parent}_{partition.suffix}"
-    pending = await pg.fetchval(
+    pending = await _detach_pending(pg, name)
+    if pending is None:
+        return True
+    how = "FINALIZE" if pending else "CONCURRENTLY"
+    try:
+        await pg.execute(
+            f"ALTER TABLE relay.{parent} DETACH PARTITION {name} {how}", timeout=DETACH_SECONDS
+        )
+    except TimeoutError:
+        return False
+    return True
+
+
+async def _detach_pending(pg: asyncpg.Connection, name: str) -> bool | None:
+    """Whether a detach was begun and not finished; None when it is no partition (any more)."""
+    pending: bool | None = await pg.fetchval(
         "SELECT inhdetachpending FROM pg_inherits WHERE inhrelid = to_regclass($1)", name
     )
-    if pending is not None:
-        how = "FINALIZE" if pending else "CONCURRENTLY"
-        await pg.execute(f"ALTER TABLE relay.{parent} DETACH PARTITION {name} {how}")
+    return pending
+
+
+async def _restore(pg: asyncpg.Connection, partition: Partition) -> None:
+    """Attach again what was detached for a drop, and take the mark away."""
+    # The receipts first: an inbox row without them would seem to be in no state.
+    for parent in reversed(PARTITIONED):
+        name = f"relay.{parent}_{partition.suffix}"
+        if await _detach_pending(pg, name) and not await _detach(pg, parent, partition):
+            return
+        if await _detach_pending(pg, name) is None:
+            await pg.execute(
+                f"ALTER TABLE relay.{parent} ATTACH PARTITION {name}"
+                f" FOR VALUES FROM ('{partition.lower.isoformat()}')"
+                f" TO ('{partition.upper.isoformat()}')"
+            )
+    await pg.execute(f"COMMENT ON TABLE relay.inbox_{partition.suffix} IS NULL")
 
 
 async def prune(pg: asyncpg.Connection, *, retention_days: int) -> int:
@@ -220,19 +311,18 @@ async def prune(pg: asyncpg.Connection, *, retention_days: int) -> int:
     Event keys stay for 35 days at least, longer than Stripe resends an event. At most 10,000 rows
     of each kind a call.
     """
-    if retention_days <= 0:
+    kept = await list_partitions(pg) + await _marked(pg)
+    if retention_days <= 0 or not kept:
         return 0
-    oldest = await list_partitions(pg)
-    if not oldest:
-        return 0
-    edge = oldest[0].lower
+    edge = min(partition.lower for partition in kept)
     deleted = 0
     for statement in (
         """DELETE FROM relay.event_key WHERE ctid = ANY (ARRAY(
              SELECT ctid FROM relay.event_key
              WHERE received_at < least($1, now() - interval '35 days') LIMIT 10000))""",
         """DELETE FROM relay.dead_letter WHERE id = ANY (ARRAY(
-             SELECT id FROM relay.dead_letter WHERE received_at < $1 LIMIT 10000))""",
+             SELECT id FROM relay.dead_letter WHERE received_at < $1
+               AND (replayed_at IS NOT NULL OR discarded_at IS NOT NULL) LIMIT 10000))""",
         """DELETE FROM relay.attempt WHERE id = ANY (ARRAY(
              SELECT id FROM relay.attempt WHERE failed_at < $1 LIMIT 10000))""",
     ):

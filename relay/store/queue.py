@@ -20,9 +20,12 @@ from relay.store.text import storable
 
 # One round trip. READ COMMITTED is stated whatever the server's default: each statement must see
 # what was committed before it. A client that is frozen while idle is ended by the server itself.
+# Plans are kept for minutes, and one that was made while the queue or the newest partition was
+# empty would read the whole of it, however long it has grown, for every claim and every row.
 BEGIN = (
     "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;"
     "SET LOCAL synchronous_commit = on;"
+    "SET LOCAL enable_seqscan = off;"
     "SET LOCAL idle_in_transaction_session_timeout = {idle_ms}"
 )
 
@@ -274,7 +277,8 @@ async def take_dead_note(
         """
         UPDATE relay.queue q
         SET alone = true,
-            crashes = q.crashes + (q.alone AND cardinality($3::bigint[]) = 1)::integer
+            crashes = least(
+                q.crashes + (q.alone AND cardinality($3::bigint[]) = 1)::integer, 32000)
         FROM unnest($1::int[], $2::smallint[]) AS l (source_id, lane)
         WHERE q.source_id = l.source_id AND q.lane = l.lane AND q.number = ANY ($3)
         RETURNING q.source_id, q.lane, q.number, q.inbox_id, q.received_at, q.key_hash, q.bytes,
@@ -289,12 +293,22 @@ async def take_dead_note(
     return CrashedBatch(note_id, len(suspects), dead)
 
 
+_OPERATOR = (0x72656C61, 1)
+OPERATOR_HOLDS_LANES = (
+    "SELECT pg_advisory_xact_lock_shared({}, {}),"
+    " set_config('idle_in_transaction_session_timeout', '60s', true)"
+).format(*_OPERATOR)
+"""Said by an operator's transaction before it locks lanes: it may wait for batch after batch, and
+then settle a million events, and is not to be taken for a frozen forwarder. Should its own process
+freeze, the server ends it."""
+
+
 async def find_frozen(pg: asyncpg.Connection, frozen_seconds: float) -> list[int]:
     """The backends whose transactions have held lanes for too long.
 
     Whoever locks a lane holds a RowShareLock on the table, so this finds a frozen process in any
     state: idle, in mid-statement, or not reading its answer. The server's own time-outs see only
-    the first.
+    the first. Operators are left alone, see ``OPERATOR_HOLDS_LANES``.
     """
     found = await pg.fetch(
         """
@@ -304,8 +318,11 @@ async def find_frozen(pg: asyncpg.Connection, frozen_seconds: float) -> list[int
           AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
           AND a.xact_start < clock_timestamp() - make_interval(secs => $1)
           AND a.pid <> pg_backend_pid()
+          AND NOT EXISTS (SELECT FROM pg_locks o WHERE o.pid = l.pid AND o.locktype = 'advisory'
+                          AND o.classid = $2 AND o.objid = $3 AND o.objsubid = 2)
         """,
         frozen_seconds,
+        *_OPERATOR,
     )
     return [row["pid"] for row in found]
 

@@ -76,7 +76,7 @@ WITH gone AS (
     INSERT INTO relay.receipt (inbox_id, received_at, number, record, kind, attempts, topic,
         partition, "offset", key, op, skipped, replay_id, produced_at)
     SELECT *, clock_timestamp()
-    FROM unnest($4::bigint[], $5::timestamptz[], $6::bigint[], $7::smallint[], $8::smallint[],
+    FROM unnest($4::bigint[], $5::timestamptz[], $6::bigint[], $7::int[], $8::smallint[],
         $9::smallint[], $10::text[], $11::int[], $12::bigint[], $13::text[], $14::text[],
         $15::text[], $16::text[])
 ), note AS (
@@ -90,7 +90,7 @@ async def settle(pg: asyncpg.Connection, settled: Sequence[Settled], note_id: UU
     """Take rows out of the queue with their receipts, and withdraw the note of the batch.
 
     Raises RuntimeError when a row was not there: somebody settled it without holding its lane, and
-    the transaction must be rolled back.
+    the transaction must be rolled back. Raises ValueError for a row without a proof.
     """
     rows = [each.row for each in settled]
     proofs = [proof for each in settled for proof in _proofs(each)]
@@ -110,6 +110,8 @@ async def settle(pg: asyncpg.Connection, settled: Sequence[Settled], note_id: UU
 def _proofs(settled: Settled) -> list[tuple[object, ...]]:
     row = settled.row
     head = (row.inbox_id, row.received_at, row.number)
+    if settled.skipped is None and not settled.receipts:
+        raise ValueError(f"nothing proves that row {row.number} was delivered")
     if settled.skipped is not None:
         nowhere = (None, None, None, None, None)
         return [(*head, 0, row.kind, row.attempts, *nowhere, settled.skipped, row.replay_id)]

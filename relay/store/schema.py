@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import asyncpg
 import msgspec
 from alembic import command
 from alembic.config import Config
@@ -11,11 +12,15 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from relay.core.errors import ConfigError
 from relay.store import partitions
 from relay.store.engine import Database
 
 BUILD_REVISION = 1
 """The newest schema revision that this build knows; the number of the last migration."""
+
+
+INSUFFICIENT_PRIVILEGE = "42501"
 
 
 class RevisionStatus(msgspec.Struct, frozen=True):
@@ -39,18 +44,46 @@ def _alembic_config() -> Config:
 async def migrate(dsn: str, revision: str = "head", *, retention_days: int = 0) -> None:
     """Bring the schema to ``revision`` and make the first partitions.
 
-    Hosts that migrate at once wait for each other. Needs a role that may create a schema. A
-    revision below the present one downgrades.
+    Hosts that migrate at once wait for each other. Needs a role that may create a schema, or the
+    one that owns ours. A revision below the present one downgrades. Raises ConfigError for a role
+    without the rights, and for a database that is not encoded in UTF-8.
     """
     database = Database(dsn, pool_size=1, application_name="relay-migrate")
     try:
         async with database.begin() as connection:
+            await _check_encoding(connection)
             await connection.run_sync(_run_alembic, revision)
         if revision != "base":
             async with database.driver() as pg:
                 await partitions.ensure_ahead(pg, retention_days=retention_days)
+    except (DBAPIError, asyncpg.InsufficientPrivilegeError) as error:
+        if _sqlstate(error) == INSUFFICIENT_PRIVILEGE:
+            raise _without_rights(error) from error
+        raise
     finally:
         await database.close()
+
+
+async def _check_encoding(connection: AsyncConnection) -> None:
+    encoding = (await connection.execute(text("SHOW server_encoding"))).scalar_one()
+    if encoding != "UTF8":
+        raise ConfigError(
+            f"the database is encoded in {encoding}, which cannot hold every event:"
+            " create one with ENCODING 'UTF8' TEMPLATE template0"
+        )
+
+
+def _without_rights(error: BaseException) -> ConfigError:
+    why = str(getattr(error, "orig", None) or error).partition(": ")[2] or str(error)
+    return ConfigError(
+        f"the role in RELAY_DATABASE_URL may not migrate ({why}): migrate as the owner of the"
+        " schema relay, or, the first time, GRANT CREATE ON DATABASE to the role"
+    )
+
+
+def _sqlstate(error: BaseException) -> str | None:
+    code: str | None = getattr(getattr(error, "orig", None) or error, "sqlstate", None)
+    return code
 
 
 def _run_alembic(connection: Connection, revision: str) -> None:
@@ -62,16 +95,12 @@ def _run_alembic(connection: Connection, revision: str) -> None:
 
 async def revision_status(connection: AsyncConnection) -> RevisionStatus:
     """Compare the database's schema with what this build needs."""
-    try:
-        row = (
-            await connection.execute(
-                text("SELECT revision, min_compatible FROM relay.compatibility")
-            )
-        ).one_or_none()
-    except DBAPIError as error:
-        if getattr(error.orig, "sqlstate", None) not in ("42P01", "3F000"):
-            raise
-        row = None
+    # Asked for first: an error would end the caller's transaction.
+    found = text("SELECT to_regclass('relay.compatibility') IS NOT NULL")
+    row = None
+    if (await connection.execute(found)).scalar_one():
+        compatibility = text("SELECT revision, min_compatible FROM relay.compatibility")
+        row = (await connection.execute(compatibility)).one_or_none()
     if row is None:
         return RevisionStatus(False, None, "the schema is missing: run `relay migrate`")
     if row.revision < BUILD_REVISION:

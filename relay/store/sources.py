@@ -18,6 +18,7 @@ from relay.core.routing import LANES
 from relay.core.source import SourceConfig
 from relay.store.sealing import Seal
 from relay.store.tables import api_key, dead_letter, lane, queue, source
+from relay.store.text import is_storable
 
 # The settings that are columns of the same name; the keys of create() and update().
 SETTINGS = (
@@ -97,7 +98,7 @@ async def create(
     try:
         row = (await connection.execute(insert(source).values(values).returning(source))).one()
     except IntegrityError as error:
-        raise _name_taken(config.name) from error
+        raise _refusal(config, error) from error
     await connection.execute(
         insert(lane), [{"source_id": row.id, "lane": number} for number in range(LANES)]
     )
@@ -134,7 +135,9 @@ async def find(connection: AsyncConnection, name_or_id: str, *, lock: bool = Fal
     statement = _present().where(or_(source.c.name == name_or_id, source.c.public_id == name_or_id))
     if lock:
         statement = statement.with_for_update()
-    row = (await connection.execute(statement)).one_or_none()
+    row = None
+    if is_storable(name_or_id):
+        row = (await connection.execute(statement)).one_or_none()
     if row is None:
         names = [each.config.name for each in await list_all(connection)]
         known = ", ".join(names) if names else "there are none yet: `relay source create`"
@@ -163,7 +166,7 @@ async def update_settings(
             update(source).where(source.c.id == source_id).values(**values, updated_at=func.now())
         )
     except IntegrityError as error:
-        raise _name_taken(config.name) from error
+        raise _refusal(config, error) from error
 
 
 async def pause(connection: AsyncConnection, source_id: int) -> None:
@@ -261,8 +264,12 @@ def _present() -> Select[Any]:
     return select(source).where(source.c.deleted_at.is_(None))
 
 
-def _name_taken(name: str) -> ConfigError:
-    return ConfigError(f"a source named {name!r} exists already: choose another name")
+def _refusal(config: SourceConfig, error: IntegrityError) -> Exception:
+    if "source_name_key" in str(error.orig):
+        return ConfigError(f"a source named {config.name!r} exists already: choose another name")
+    if "source_verified_check" in str(error.orig):
+        return ConfigError("without a signing secret a source has to be --insecure")
+    return error
 
 
 def _columns(config: SourceConfig, names: Sequence[str]) -> dict[str, object]:

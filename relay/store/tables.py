@@ -202,6 +202,8 @@ queue = Table(
         "number",
         postgresql_where=text("visible_at IS NOT NULL"),
     ),
+    Index("queue_retrying_idx", "inbox_id", postgresql_where=text("attempts > 0")),
+    CheckConstraint(f"lane >= 0 AND lane < {LANES}", name="lane"),
     CheckConstraint("kind IN (0, 1)", name="kind"),
     CheckConstraint("attempts >= 0 AND crashes >= 0", name="counts"),
     CheckConstraint("attempts = 0 OR last_error_code IS NOT NULL", name="reason"),
@@ -245,7 +247,8 @@ receipt = Table(
     Column("inbox_id", BigInteger, nullable=False),
     _moment("received_at", nullable=False),
     Column("number", BigInteger, nullable=False, comment="the queue row that it settles"),
-    Column("record", SmallInteger, nullable=False, comment="0 is the parent or the skip"),
+    # An invoice may have more lines than a smallint can count.
+    Column("record", Integer, nullable=False, comment="0 is the parent or the skip"),
     Column("kind", SmallInteger, nullable=False),
     Column("attempts", SmallInteger, nullable=False),
     Column("partition", Integer),
@@ -257,6 +260,9 @@ receipt = Table(
     Column("skipped", Text),
     Column("replay_id", Text),
     Index("receipt_inbox_id_idx", "inbox_id"),
+    Index("receipt_skipped_idx", "inbox_id", postgresql_where=text("skipped IS NOT NULL")),
+    CheckConstraint("kind IN (0, 1)", name="kind"),
+    CheckConstraint("record >= 0 AND attempts >= 0", name="counts"),
     CheckConstraint(
         'CASE WHEN skipped IS NULL THEN num_nulls(topic, partition, "offset", key) = 0'
         ' ELSE num_nonnulls(topic, partition, "offset", key, op) = 0 END',
@@ -312,6 +318,8 @@ dead_letter = Table(
         postgresql_where=text("replayed_at IS NULL AND discarded_at IS NULL"),
     ),
     CheckConstraint("num_nulls(inbox_id, refused_body) = 1", name="origin"),
+    CheckConstraint("num_nulls(inbox_id, received_at, event_id) IN (0, 3)", name="event"),
+    CheckConstraint("attempts >= 0", name="attempts"),
     CheckConstraint("num_nulls(replayed_at, discarded_at) >= 1", name="closed_once"),
     comment="Events that will not be retried by themselves, and samples of refused requests.",
 )

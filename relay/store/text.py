@@ -12,3 +12,12 @@ def storable(error: str) -> str:
     if len(error) > MAX_ERROR_CHARACTERS:
         error = error[: MAX_ERROR_CHARACTERS - 1] + "…"
     return error.replace("\0", "\\0").encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def is_storable(text: str) -> bool:
+    """Whether PostgreSQL can hold the text, or look for it."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in text
