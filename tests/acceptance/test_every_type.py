@@ -22,8 +22,6 @@ from tests.acceptance.fleet import create_source, environment
 from tests.acceptance.sender import Event, Sender, Webhook
 from tests.support.processes import eventually
 
-pytestmark = pytest.mark.slow
-
 SECRET = "whsec_" + "e" * 32
 PLACEHOLDER = "@@"
 # What a parser in the middle would rewrite, refuse or merge, and names that are ours.

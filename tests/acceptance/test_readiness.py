@@ -67,6 +67,7 @@ async def test_ready_on_both_ports(database_url: str, kafka: str, tmp_path: Path
             assert (await get(port, "/healthz")).status == 404
 
 
+@pytest.mark.slow
 async def test_not_ready_tells_why(
     postgres: Databases, empty_database_url: str, tmp_path: Path
 ) -> None:
