@@ -13,8 +13,8 @@ from relay.receiver.route import PREFIX, WebhookRoute
 class ReceiverApp(Litestar):
     """Litestar with the webhook route looked up before its own router.
 
-    The way through Litestar's router to a mounted ASGI route costs a quarter of the requests per
-    second (`benchmarks/`).
+    The way through Litestar's router to a mounted ASGI route takes a fifth more CPU for a whole
+    request, its share of the group commit included (5.4 s against 4.4 s for 37,000 of 3 KB).
     """
 
     def __init__(self, webhooks: WebhookRoute, health: Health) -> None:

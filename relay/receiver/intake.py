@@ -30,7 +30,7 @@ def examine(body: bytes, signature: str | None, source: Admitted, now: float) ->
         event = peek(verified)
     except UnusableEvent as error:
         return dead(body, signature, source.config, error.code, error.message)
-    lane, key_hash = lane_of(event.account, record_key(event))
+    lane, key_hash = lane_of(record_key(event))
     return NewEvent(
         source_id=source.config.source_id,
         event_id=event.event_id,
@@ -59,7 +59,7 @@ def dead(
     """
     digest = sha256(body)
     event_id = f"rejected:{digest.hexdigest()}"
-    lane, key_hash = lane_of(None, key_of(event_id))
+    lane, key_hash = lane_of(key_of(event_id))
     return NewEvent(
         source_id=config.source_id,
         event_id=event_id,
