@@ -93,7 +93,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         if self.database_url is None:
             raise ConfigError(
                 "RELAY_DATABASE_URL is not set: give a libpq URL such as"
-                " postgresql://user:password@host/name, or start `relay dev` in this directory",
+                " postgresql://user@host/name, or start `relay dev` in this directory",
                 setting="RELAY_DATABASE_URL",
             )
         return self.database_url

@@ -78,7 +78,7 @@ def web_url(text: str) -> str:
 
 
 def database_url(text: str) -> str:
-    wrong = "must be a libpq URL such as postgresql://user:password@host1,host2:5432/name"
+    wrong = "must be a libpq URL such as postgresql://user@host1,host2:5432/name"
     try:
         parts = urlsplit(text)
     except ValueError:

@@ -258,6 +258,7 @@ async def test_wrong_settings_are_one_clear_line(
     for word in words:
         assert word in told[0]
     assert CANARY not in errors
+    assert "(hidden)" not in errors, "an example is no secret"
     assert "Traceback" not in errors
 
 
