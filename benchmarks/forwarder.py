@@ -100,7 +100,7 @@ async def _fill(url: str, source_id: int, bodies: list[bytes]) -> None:
 
 def _new_event(source_id: int, body: bytes) -> NewEvent:
     event = peek(body)
-    lane, key_hash = lane_of(event.account, record_key(event))
+    lane, key_hash = lane_of(record_key(event))
     return NewEvent(
         source_id=source_id,
         event_id=event.event_id,

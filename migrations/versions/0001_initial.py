@@ -194,7 +194,7 @@ def upgrade() -> None:
         sa.Column("inbox_id", sa.BigInteger(), nullable=False),
         sa.Column("received_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column(
-            "key_hash", sa.BigInteger(), nullable=False, comment="hash of the account and Kafka key"
+            "key_hash", sa.BigInteger(), nullable=False, comment="hash of the Kafka key"
         ),
         sa.Column("bytes", sa.Integer(), nullable=False, comment="size of the body"),
         sa.Column("kind", sa.SmallInteger(), server_default="0", nullable=False),

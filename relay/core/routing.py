@@ -66,12 +66,14 @@ def json_string(text: str) -> bytes:
         return tokens.quote(text)
 
 
-def lane_of(account: str | None, key: bytes) -> tuple[int, int]:
-    """The lane of an event within its source, and the hash of its object (signed, 64 bit).
+def lane_of(key: bytes) -> tuple[int, int]:
+    """The lane of an event within its source, and the hash of its Kafka key (signed, 64 bit).
 
-    The same on every host and in every release: what is queued under it has to stay in line.
+    Of the key alone: the same id in two accounts of a Connect platform is one key to consumers,
+    and it is the order of a key that is promised. The same on every host and in every release:
+    what is queued under it has to stay in line.
     """
-    digest = blake2b((account or "").encode("utf-8") + b"\0" + key, digest_size=8).digest()
+    digest = blake2b(key, digest_size=8).digest()
     key_hash = int.from_bytes(digest, "big", signed=True)
     return key_hash % LANES, key_hash
 

@@ -53,7 +53,6 @@ class Sent(msgspec.Struct, frozen=True):
 
     source: str
     event_id: str
-    account: str | None
     sha256: bytes
     expected: Expected
     answers: tuple[Answer, ...]
@@ -98,7 +97,6 @@ class Sender:
         return Sent(
             source=posting.source,
             event_id=posting.event_id,
-            account=posting.account,
             sha256=sha256(posting.body).digest(),
             expected=posting.expected,
             answers=tuple(answer for answer, _, _ in tries),

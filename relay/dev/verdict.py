@@ -163,18 +163,17 @@ def _nothing_else(facts: Facts) -> tuple[int, list[str]]:
 
 
 def _order(facts: Facts) -> tuple[int, list[str]]:
-    """Of one account: the same key may name another object in another (a capability's does)."""
     sent = {(each.source, each.event_id): each for each in facts.sent}
     events = {row.inbox_id: sent.get((row.source, row.event_id)) for row in facts.evidence.rows}
-    lines: dict[tuple[str, str | None, bytes], dict[str, tuple[Place, Sent]]] = defaultdict(dict)
+    lines: dict[tuple[str, bytes], dict[str, tuple[Place, Sent]]] = defaultdict(dict)
     for receipt in facts.evidence.receipts:
         event = events.get(receipt.inbox_id)
         if event is not None:
             # The last of an event's records of this key, which is its tombstone if it has one.
-            line = lines[receipt.place[0], event.account, receipt.key]
+            line = lines[receipt.place[0], receipt.key]
             line[event.event_id] = (receipt.place, event)
     found = []
-    for (topic, _, key), line in lines.items():
+    for (topic, key), line in lines.items():
         partitions = {place[1] for place, _ in line.values()}
         if len(partitions) > 1:
             found.append(f"{key.decode()} is in {len(partitions)} partitions of {topic}")

@@ -170,7 +170,7 @@ def death(
     row: QueueRow, source: SourceConfig, event: StoredEvent, code: str, error: str, attempts: int
 ) -> Death:
     """The end of a row, with a copy for the dead letter topic where the source has one."""
-    copy = lane_of(event.account, key_of(event.event_id))[1] if source.dlq_topic else None
+    copy = lane_of(key_of(event.event_id))[1] if source.dlq_topic else None
     return Death(
         row,
         event.event_id,

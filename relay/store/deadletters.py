@@ -192,9 +192,9 @@ def _line_of(row: Any) -> tuple[int, int]:
     if row.event_type is None:
         raise UnusableEvent("unusable", f"no usable event ({row.error_code}): discard it")
     if row.object_id is not None:
-        return lane_of(row.account, key_of(row.object_id))
+        return lane_of(key_of(row.object_id))
     try:
-        return lane_of(row.account, record_key(peek(row.body)))
+        return lane_of(record_key(peek(row.body)))
     except UnusableEvent as error:
         raise UnusableEvent(error.code, f"no usable event ({error.code}): discard it") from error
 

@@ -180,7 +180,7 @@ queue = Table(
     Column("number", BigInteger, nullable=False, comment="the place in the line"),
     Column("inbox_id", BigInteger, nullable=False),
     _moment("received_at", nullable=False),
-    Column("key_hash", BigInteger, nullable=False, comment="hash of the account and Kafka key"),
+    Column("key_hash", BigInteger, nullable=False, comment="hash of the Kafka key"),
     Column("bytes", Integer, nullable=False, comment="size of the body"),
     Column("kind", SmallInteger, nullable=False, server_default="0"),
     Column("attempts", SmallInteger, nullable=False, server_default="0"),

@@ -142,7 +142,7 @@ def receive(database: Database) -> Receive:
         for each in bodies:
             body = json.dumps(each).encode()
             found = peek(body)
-            lane, key_hash = lane_of(found.account, record_key(found))
+            lane, key_hash = lane_of(record_key(found))
             new.append(
                 inbox.NewEvent(
                     source_id=source_id,

@@ -176,7 +176,6 @@ def event(number: int, *, began: float, answers: tuple[Answer, ...] = (STORED,))
     return Sent(
         source="shop",
         event_id=f"evt_{number}",
-        account=None,
         sha256=b"sha of evt_%d" % number,
         expected=Expected("delivered", None, (b"value of evt_%d" % number,)),
         answers=answers,
@@ -275,11 +274,6 @@ def test_sound_facts_pass() -> None:
 def test_every_breach_is_found(facts: Facts, said: str) -> None:
     assert [line for line in violations(facts) if said in line], violations(facts)
     assert not report.summarize(facts, 1.0).ok
-
-
-def test_one_key_of_two_accounts_is_two_objects() -> None:
-    facts = doctored("sent", 0, began=20.0, account="acct_1")
-    assert violations(facts) == []
 
 
 def test_a_lost_answer_may_make_a_duplicate_of_the_first() -> None:

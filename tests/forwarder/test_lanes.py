@@ -26,7 +26,7 @@ def same_lane() -> tuple[str, str]:
     seen: dict[int, str] = {}
     for number in itertools.count():
         object_id = f"cus_{number}"
-        lane, _ = lane_of(None, key_of(object_id))
+        lane, _ = lane_of(key_of(object_id))
         if lane in seen:
             return seen[lane], object_id
         seen[lane] = object_id

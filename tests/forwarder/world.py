@@ -60,7 +60,7 @@ def event(
 def new_event(source_id: int, body: bytes, origin: str = "webhook") -> NewEvent:
     """An event as the receiver would hand it to the inbox."""
     seen = peek(body)
-    lane, key_hash = lane_of(seen.account, record_key(seen))
+    lane, key_hash = lane_of(record_key(seen))
     return NewEvent(
         source_id=source_id,
         event_id=seen.event_id,
