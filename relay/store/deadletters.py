@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, column, func, select, table
+from sqlalchemy import ColumnElement, column, select, table
 from sqlalchemy import text as sql
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -94,13 +94,6 @@ async def list_dead_letters(
     if before_id is not None:
         statement = statement.where(_letters.c.id < before_id)
     return [dict(row._mapping) for row in await connection.execute(statement)]
-
-
-async def count_dead_letters(connection: AsyncConnection, wanted: Filter) -> int:
-    """How many open dead letters fit."""
-    statement = select(func.count()).select_from(_letters)
-    statement = statement.where(*_conditions(wanted, open_only=True))
-    return int((await connection.execute(statement)).scalar_one())
 
 
 async def find_ids(connection: AsyncConnection, wanted: Filter) -> list[int]:

@@ -154,12 +154,6 @@ async def list_events(
     return [dict(row._mapping) for row in rows]
 
 
-async def count_events(connection: AsyncConnection, wanted: Filter) -> int:
-    """How many events fit."""
-    statement = select(func.count()).select_from(_events).where(*_conditions(wanted))
-    return int((await connection.execute(statement)).scalar_one())
-
-
 async def find_ids(connection: AsyncConnection, wanted: Filter) -> list[int]:
     """The inbox ids of all events that fit, in the order of arrival."""
     statement = select(_events.c.id).where(*_conditions(wanted)).order_by(_events.c.id)

@@ -39,15 +39,8 @@ SETTINGS = (
 )
 
 
-class Credentials(msgspec.Struct, frozen=True):
-    """What the receiver needs to let a request in; secrets are in the clear, never log it."""
-
-    key_sha256s: tuple[bytes, ...]
-    signing_secrets: tuple[str, ...]
-
-
 class Source(msgspec.Struct, frozen=True, kw_only=True):
-    """A source as the database holds it. Secrets stay sealed; see ``credentials``."""
+    """A source as the database holds it. Secrets stay sealed; see ``open_secrets``."""
 
     config: SourceConfig
     created_at: datetime
@@ -215,44 +208,6 @@ async def delete(connection: AsyncConnection, source_id: int) -> None:
         .where(source.c.id == source_id)
         .values(deleted_at=func.now(), signing_secrets=[], stripe_api_key=None, insecure=True)
     )
-
-
-async def credentials(connection: AsyncConnection, seal: Seal) -> dict[int, Credentials]:
-    """By source id: the hashes of the keys that are good now, and the opened signing secrets."""
-    keys: dict[int, list[bytes]] = {}
-    good = or_(api_key.c.expires_at.is_(None), api_key.c.expires_at > func.now())
-    for row in await connection.execute(select(api_key.c.source_id, api_key.c.sha256).where(good)):
-        keys.setdefault(row.source_id, []).append(row.sha256)
-    return {
-        each.config.source_id: Credentials(
-            tuple(keys.get(each.config.source_id, ())), open_secrets(each, seal)
-        )
-        for each in await list_all(connection)
-    }
-
-
-async def renew_secrets(connection: AsyncConnection, seal: Seal) -> int:
-    """Seal every stored secret anew with the first key; returns how many there are.
-
-    Raises ConfigError when one cannot be opened with any key; then nothing may be committed.
-    """
-    rows = await connection.execute(
-        select(source.c.id, source.c.signing_secrets, source.c.stripe_api_key)
-        .where(source.c.deleted_at.is_(None))
-        .order_by(source.c.id)
-        .with_for_update()
-    )
-    renewed = 0
-    for row in rows.all():
-        secrets_again = [seal.renew(sealed) for sealed in row.signing_secrets]
-        key_again = None if row.stripe_api_key is None else seal.renew(row.stripe_api_key)
-        await connection.execute(
-            update(source)
-            .where(source.c.id == row.id)
-            .values(signing_secrets=secrets_again, stripe_api_key=key_again)
-        )
-        renewed += len(secrets_again) + (key_again is not None)
-    return renewed
 
 
 def open_secrets(given: Source, seal: Seal) -> tuple[str, ...]:

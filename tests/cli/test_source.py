@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from relay.store import sources
+from relay.store import admission, sources
 from relay.store.engine import Database
 from relay.store.sealing import Seal, new_key
 from tests.cli.conftest import KEY, Receive, Relay, event, output
@@ -371,8 +371,8 @@ async def test_without_grace_the_old_key_ends_at_once(relay: Relay, database: Da
     await relay("source", "create", "acme", "--insecure")
     await relay("source", "rotate-key", "acme", "--grace", "0")
     async with database.begin() as connection:
-        good = await sources.credentials(connection, Seal([]))
-    assert [len(each.key_sha256s) for each in good.values()] == [1]
+        good = await admission.load(connection, Seal([]))
+    assert [len(each.key_sha256s) for each in good.sources.values()] == [1]
 
 
 async def test_a_bad_grace_is_refused(relay: Relay) -> None:
