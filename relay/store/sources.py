@@ -210,6 +210,30 @@ async def delete(connection: AsyncConnection, source_id: int) -> None:
     )
 
 
+async def renew_secrets(connection: AsyncConnection, seal: Seal) -> int:
+    """Seal every stored secret anew with the first key; returns how many there are.
+
+    Raises ConfigError when one cannot be opened with any key; then nothing may be committed.
+    """
+    rows = await connection.execute(
+        select(source.c.id, source.c.signing_secrets, source.c.stripe_api_key)
+        .where(source.c.deleted_at.is_(None))
+        .order_by(source.c.id)
+        .with_for_update()
+    )
+    renewed = 0
+    for row in rows.all():
+        secrets_again = [seal.renew(sealed) for sealed in row.signing_secrets]
+        key_again = None if row.stripe_api_key is None else seal.renew(row.stripe_api_key)
+        await connection.execute(
+            update(source)
+            .where(source.c.id == row.id)
+            .values(signing_secrets=secrets_again, stripe_api_key=key_again)
+        )
+        renewed += len(secrets_again) + (key_again is not None)
+    return renewed
+
+
 def open_secrets(given: Source, seal: Seal) -> tuple[str, ...]:
     """The signing secrets in the clear."""
     return tuple(seal.open(sealed).decode() for sealed in given.sealed_secrets)
