@@ -193,9 +193,7 @@ def upgrade() -> None:
         sa.Column("number", sa.BigInteger(), nullable=False, comment="the place in the line"),
         sa.Column("inbox_id", sa.BigInteger(), nullable=False),
         sa.Column("received_at", sa.DateTime(timezone=True), nullable=False),
-        sa.Column(
-            "key_hash", sa.BigInteger(), nullable=False, comment="hash of the Kafka key"
-        ),
+        sa.Column("key_hash", sa.BigInteger(), nullable=False, comment="hash of the Kafka key"),
         sa.Column("bytes", sa.Integer(), nullable=False, comment="size of the body"),
         sa.Column("kind", sa.SmallInteger(), server_default="0", nullable=False),
         sa.Column("attempts", sa.SmallInteger(), server_default="0", nullable=False),
