@@ -1,4 +1,4 @@
-"""A large inbox in a moment: rows made by the server itself, in the states that they had in life."""
+"""A large inbox in a moment: rows made by the server itself, in the states of their lives."""
 
 from __future__ import annotations
 
