@@ -126,6 +126,18 @@ def test_a_fatal_error_is_nobodys_fault_unless_it_is_a_refusal() -> None:
     assert classify(refused).verdict == "refused"
 
 
+@pytest.mark.parametrize(
+    ("error", "lost"),
+    [
+        (KafkaError(KafkaError.PRODUCER_FENCED), True),
+        (KafkaError(KafkaError.INVALID_TIMESTAMP, "", True), True),
+        (KafkaError(KafkaError._MSG_TIMED_OUT), False),
+    ],
+)
+def test_some_errors_ask_for_a_new_producer(error: KafkaError, lost: bool) -> None:
+    assert classify(error).producer_lost is lost
+
+
 def test_a_failure_has_a_stable_code_and_the_partition() -> None:
     failure = classify(KafkaError(KafkaError._MSG_TIMED_OUT), partition=4)
     assert (failure.code, failure.partition) == ("kafka_msg_timed_out", 4)
@@ -277,20 +289,31 @@ async def test_a_cluster_that_is_away_is_noticed_and_comes_back(
         assert isinstance(report, Acknowledged)
 
 
-async def test_a_fatal_error_asks_for_a_new_producer(
-    make_kafka: MakeKafka, topic_prefix: str
-) -> None:
-    kafka = await make_kafka()
-    topic = f"{topic_prefix}fatal"
-    await kafka.topics.ensure([topic])
-    await send(kafka, record(topic))
-    before = kafka._producer
-    kafka._on_error(KafkaError(KafkaError.OUT_OF_ORDER_SEQUENCE_NUMBER, "gap", True))
-    assert kafka.needs_rebuild
-    await kafka.rebuild()
-    assert not kafka.needs_rebuild
-    assert kafka._producer is not before
-    assert isinstance((await send(kafka, record(topic)))[0], Acknowledged)
+async def test_a_fatal_error_asks_for_a_new_producer(make_kafka: MakeKafka, tmp_path: Path) -> None:
+    """A real one: the broker has lost its state, and with it the producer's sequence."""
+    port = free_port()
+    log = tmp_path / "broker.log"
+    async with EmbeddedBroker(log, preferred_port=port):
+        kafka = await make_kafka(f"127.0.0.1:{port}", delivery_timeout_seconds=2)
+        await kafka.topics.ensure(["topic"])
+        assert isinstance((await send(kafka, record("topic")))[0], Acknowledged)
+    # A gap in the sequence, so that the client cannot simply number its records anew.
+    assert isinstance((await send(kafka, record("topic")))[0], Failure)
+    async with EmbeddedBroker(log, preferred_port=port):
+        await eventually(kafka.probe)
+        kafka.topics.forget("topic")
+        await kafka.topics.ensure(["topic"])
+        with capture_logs() as logs:
+            (report,) = await send(kafka, record("topic"))
+            await eventually(lambda: kafka.needs_rebuild)
+        assert isinstance(report, Failure)
+        assert (report.verdict, report.producer_lost) == ("transient", True)
+        assert "kafka.producer_fatal" in [each["event"] for each in logs]
+        before = kafka._producer
+        await kafka.rebuild()
+        assert not kafka.needs_rebuild
+        assert kafka._producer is not before
+        assert isinstance((await send(kafka, record("topic")))[0], Acknowledged)
 
 
 async def test_the_reader_gives_back_what_was_sent(

@@ -32,6 +32,9 @@ _log = structlog.get_logger("relay.forwarder")
 _ROWS_PER_TURN = 100
 # After its time-out a report may take another moment: librdkafka looks once a second.
 _REPORT_SECONDS = 2.0
+# Batches are only claimed while a broker answers. When none of so many in a row gets through, it
+# may be the client that is stuck: seen with a cluster that came back without its topics.
+_FRUITLESS_BATCHES = 3
 # What a record needs besides its value, when a dead letter has to be cut to fit its topic.
 _RECORD_OVERHEAD_BYTES = 4096
 _LEAST_COPY_BYTES = 1024
@@ -58,6 +61,7 @@ class Delivery:
     def __init__(self, kafka: Kafka, settings: Settings) -> None:
         self._kafka = kafka
         self._probe_seconds = settings.probe_seconds
+        self._fruitless = 0
         self._clock = asyncio.get_running_loop().time
         self._breakers = Breakers(
             self._clock, random.random, settings.delivery_timeout_seconds + _REPORT_SECONDS
@@ -212,8 +216,14 @@ class Delivery:
             self._kafka.topics.forget(topic)
         for topic, partition in acknowledged - failed.keys():
             self._breakers.close(topic, partition)
-        if not acknowledged and any(each.verdict == "transient" for each in failed.values()):
+        if acknowledged:
+            self._fruitless = 0
+        elif any(each.verdict == "transient" for each in failed.values()):
+            self._fruitless += 1
             self._kafka.mark_down()
+        if self._fruitless >= _FRUITLESS_BATCHES or any(f.producer_lost for f in failed.values()):
+            self._fruitless = 0
+            self._kafka.mark_lost()
 
 
 def _transform(plan: Plan, letters: Letters) -> None:

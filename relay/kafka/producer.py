@@ -104,7 +104,7 @@ class Kafka:
             "error_cb": self._on_error,
         }
         self._down = threading.Event()
-        self._fatal = threading.Event()
+        self._lost = threading.Event()
         self._stopped = threading.Event()
         self._poller: threading.Thread | None = None
         self._producer = self._make()
@@ -131,15 +131,16 @@ class Kafka:
         while not self._stopped.is_set():
             try:
                 self._producer.poll(0.2)
+            except KafkaException as error:
+                # This is how a fatal error is told: not by the callback, and once.
+                self._lost.set()
+                _log.error("kafka.producer_fatal", error=str(error.args[0]))
             except Exception:
                 # Out of a callback. Without this thread no batch would ever land again.
                 _log.exception("kafka.report_failed")
 
     def _on_error(self, error: KafkaError) -> None:
-        if error.fatal():
-            self._fatal.set()
-            _log.error("kafka.producer_fatal", error=error.name(), message=error.str())
-        elif error.code() == KafkaError._ALL_BROKERS_DOWN and not self._down.is_set():
+        if error.code() == KafkaError._ALL_BROKERS_DOWN and not self._down.is_set():
             self._down.set()
             _log.warning("kafka.away", error=error.name(), message=error.str())
 
@@ -193,12 +194,17 @@ class Kafka:
 
     @property
     def needs_rebuild(self) -> bool:
-        return self._fatal.is_set()
+        """Whether only a new producer can go on."""
+        return self._lost.is_set()
+
+    def mark_lost(self) -> None:
+        """The caller has a report that says so (``Failure.producer_lost``)."""
+        self._lost.set()
 
     async def rebuild(self) -> None:
-        """A new producer after a fatal error. Nothing of the old one may be in flight."""
+        """A new producer in place of the old one, of which nothing may be in flight."""
         await asyncio.to_thread(self._renew)
-        self._fatal.clear()
+        self._lost.clear()
         self.start()
         _log.warning("kafka.producer_rebuilt")
 

@@ -93,13 +93,33 @@ _TOO_LARGE: Final = frozenset(
 )
 
 
+# librdkafka gets over most of these by itself. When one of them is reported all the same, the
+# cluster knows the producer no more (it has lost its state, say), and only a new one can go on.
+_PRODUCER_LOST: Final = frozenset(
+    {
+        KafkaError._FATAL,
+        KafkaError._FENCED,
+        KafkaError._STATE,
+        KafkaError.INVALID_PRODUCER_EPOCH,
+        KafkaError.INVALID_PRODUCER_ID_MAPPING,
+        KafkaError.OUT_OF_ORDER_SEQUENCE_NUMBER,
+        KafkaError.PRODUCER_FENCED,
+        KafkaError.UNKNOWN_PRODUCER_ID,
+    }
+)
+
+
 class Failure(msgspec.Struct, frozen=True):
-    """Why a record was not acknowledged. ``code`` is stable: ``kafka_<name of the error>``."""
+    """Why a record was not acknowledged. ``code`` is stable: ``kafka_<name of the error>``.
+
+    With ``producer_lost`` the next records of this producer would fare no better.
+    """
 
     verdict: Verdict
     code: str
     message: str
     partition: int = -1
+    producer_lost: bool = False
 
 
 class Acknowledged(msgspec.Struct, frozen=True):
@@ -126,4 +146,5 @@ def classify(error: KafkaError, partition: int = -1) -> Failure:
     elif number == KafkaError.TOPIC_EXCEPTION:
         verdict = "invalid_topic"
     name = error.name().lstrip("_").lower()
-    return Failure(verdict, f"kafka_{name}", error.str(), partition)
+    lost = number in _PRODUCER_LOST or error.fatal()
+    return Failure(verdict, f"kafka_{name}", error.str(), partition, lost)

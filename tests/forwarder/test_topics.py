@@ -98,3 +98,33 @@ async def test_a_topic_that_is_deleted_under_way_is_made_again(world: World) -> 
     await eventually(delivered, deadline=60)
     assert await world.ids_in("customer") == [id_of(second)]
     assert await world.value("SELECT max(attempts) FROM relay.receipt") == 0
+
+
+async def test_a_client_that_gets_nothing_through_is_made_anew(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A broker answers, and still no record arrives: it may be the client that is stuck."""
+    source = await world.add_source()
+    process = world.process()
+    await world.put(source, event())
+    assert await process.drain() == 1
+    first = process.kafka._producer
+    produce = process.kafka.produce
+
+    def stuck(record: Any, flight: Flight) -> None:
+        if process.kafka._producer is not first:
+            return produce(record, flight)
+        flight.add()
+        return flight.refuse(Failure("transient", "kafka_msg_timed_out", "", 0))
+
+    monkeypatch.setattr(process.kafka, "produce", stuck)
+    monkeypatch.setattr(process.shared.delivery._breakers, "look", lambda *_: None)
+    await world.put(source, event())
+
+    async def delivered() -> bool:
+        await world.make_due()
+        await process.drain()
+        return not await world.queued()
+
+    await eventually(delivered)
+    assert len(await world.topic("customer")) == 2
