@@ -32,6 +32,7 @@ class Recovery:
             ended = sum([await queue.end_backend(pg, pid) for pid in frozen])
             fence = settings.delivery_timeout_seconds + settings.fence_margin_seconds
             notes = await queue.find_dead_notes(pg, fence)
+        self._shared.counters.backends_ended += ended
         if frozen:
             _log.warning("forwarder.frozen", backends=frozen, ended=ended)
         taken = 0
@@ -42,6 +43,7 @@ class Recovery:
                     continue
                 await self._bury(pg, batch)
             taken += 1
+            self._shared.counters.lanes_freed += 1
             _log.warning(
                 "forwarder.lanes_freed",
                 suspects=batch.suspects,
