@@ -360,8 +360,12 @@ class Connection(asyncio.Protocol):
         if self._eof or not transport.can_write_eof():
             self._close()
             return
+        try:
+            transport.write_eof()
+        except OSError:  # it has gone already, and the loop has not told us yet
+            self._close()
+            return
         self._stage = Stage.LINGER
-        transport.write_eof()
         self._resume_reading()
         self._deadline.set(self.limits.linger_seconds)
 
