@@ -75,12 +75,18 @@ class Sender:
         self.posted: list[Posted] = []
         self.answers: Counter[str] = Counter()
 
-    async def run(self, events: list[Event], connections: int) -> None:
-        """Send them all; each connection takes the next one when its last one is done."""
+    async def run(self, events: list[Event], connections: int, deadline: float = 300.0) -> None:
+        """Send them all; each connection takes the next one when its last one is done.
+
+        Raises TimeoutError when they are not all answered 2xx after ``deadline`` seconds.
+        """
         following = iter(events)
-        async with asyncio.TaskGroup() as group:
-            for _ in range(connections):
-                group.create_task(self._work(following))
+        try:
+            async with asyncio.timeout(deadline), asyncio.TaskGroup() as group:
+                for _ in range(connections):
+                    group.create_task(self._work(following))
+        except TimeoutError:
+            raise TimeoutError(f"not all answered 2xx in {deadline} s: {self.answers}") from None
 
     async def _work(self, following: Iterator[Event]) -> None:
         connection = _Connection()
