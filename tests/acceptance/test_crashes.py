@@ -232,7 +232,7 @@ async def held_up(pg: asyncpg.Connection, table: str, sender: Sender) -> AsyncIt
             if len(sender.posted) == EVENTS:
                 return True  # there may be nothing left that could wait
             query = """
-                SELECT count(*) >= 3 FROM pg_locks
+                SELECT count(*) >= 2 FROM pg_locks
                 WHERE relation = $1::text::regclass AND NOT granted
             """
             return bool(await pg.fetchval(query, table))
