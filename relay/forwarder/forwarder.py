@@ -31,6 +31,7 @@ _log = structlog.get_logger("relay.forwarder")
 # A quarter of a source's lanes at a time: its other lanes are free for the other connections.
 LANES_PER_BATCH = LANES // 4
 _SOURCES_SECONDS = 1.0
+_SUSPECTS_PER_TURN = 20
 # How soon a change of a topic's partitions is noticed and warned about.
 _TOPICS_SECONDS = 60.0
 
@@ -152,20 +153,31 @@ class Forwarder:
             found = await self._run_batch(None)
         if isinstance(found, Suspect):
             async with shared.gate.enter(alone=True):
-                found = await self._run_batch(found)
-        return found if isinstance(found, int) else 0
+                return await self._run_suspects(found)
+        return found
+
+    async def _run_suspects(self, suspect: Suspect) -> int:
+        """One after the other, each in a batch of its own; some in a row, which spares claims."""
+        done = 0
+        for _ in range(_SUSPECTS_PER_TURN):
+            found = await self._run_batch(suspect)
+            if not isinstance(found, int) or not found:
+                break
+            done += found
+        return done
 
     async def _run_batch(self, suspect: Suspect | None) -> int | Suspect:
         """Claim and forward; the lane of a row that has to be alone in the process, if we are not.
 
-        ``suspect`` is where to claim it when we are.
+        ``suspect`` is where to claim such a row, and no other, when we are.
         """
         async with self._shared.database.driver() as pg:
             await pg.execute(queue.BEGIN.format(idle_ms=self._shared.idle_ms))
             rows = await self._claim(pg, suspect)
-            if not rows or (rows[0].alone and suspect is None):
+            if not rows or rows[0].alone != (suspect is not None):
                 await pg.execute("ROLLBACK")
-                return Suspect(rows[0].source_id, rows[0].lane) if rows else 0
+                found = rows and suspect is None
+                return Suspect(rows[0].source_id, rows[0].lane) if found else 0
             return await self._forward(pg, rows)
 
     async def _claim(self, pg: asyncpg.Connection, suspect: Suspect | None) -> list[QueueRow]:
