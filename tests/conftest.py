@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -28,6 +29,10 @@ from tests.support.topics import TopicReader
 _DATABASE_URL = os.environ.pop("RELAY_TEST_DATABASE_URL", None)
 _BROKER = os.environ.pop("RELAY_TEST_BROKER", "embedded")
 _KAFKA = os.environ.pop("RELAY_TEST_KAFKA", None)
+
+# A shell that runs us in the background has SIGINT ignored, and programs that we start inherit
+# that: they could not be interrupted.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Each test may open a pool of its own, several processes even more of them.
 _SETTINGS = {"max_connections": "300"}

@@ -92,7 +92,7 @@ async def test_nothing_is_left_of_a_process_group_that_is_killed(
     process, pid = hold(HOLD, tmp_path / "broker.log")
     guard = parent_of(pid)
     os.killpg(process.pid, number)
-    process.wait()
+    process.wait(timeout=60)
     await eventually(lambda: not running(pid))
     await eventually(lambda: not running(guard))
 

@@ -190,7 +190,7 @@ async def test_a_second_process_on_the_directory_is_refused(tmp_path: Path) -> N
         assert running(pid)
     finally:
         process.terminate()
-        process.wait()
+        process.wait(timeout=60)
     await eventually(lambda: not running(pid))
 
 
@@ -201,7 +201,7 @@ async def test_nothing_is_left_of_a_process_group_that_is_killed(
     process, pid = hold(HOLD, tmp_path / "data")
     guard = parent_of(pid)
     os.killpg(process.pid, number)
-    process.wait()
+    process.wait(timeout=60)
     # At once, while the first server may still be shutting down.
     async with EmbeddedPostgres(tmp_path / "data") as again:
         assert await ask(again.dsn, "SELECT 1") == 1
