@@ -30,6 +30,7 @@ def include_name(name: str | None, type_: str, _parent: Any) -> bool:
 
 def run(connection: Connection) -> None:
     # Whoever comes second waits for as long as the first one takes.
+    connection.execute(text("SET LOCAL lock_timeout = 0"))
     connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
     # A migration must not queue behind a long transaction and make the inserts queue behind itself.
     connection.execute(text("SET LOCAL lock_timeout = '5s'"))

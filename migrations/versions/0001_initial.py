@@ -163,6 +163,7 @@ def upgrade() -> None:
             "origin IN ('webhook', 'snapshot', 'reconcile')", name=op.f("inbox_origin_check")
         ),
         sa.CheckConstraint("octet_length(body_sha256) = 32", name=op.f("inbox_body_sha256_check")),
+        sa.CheckConstraint("isfinite(event_created)", name=op.f("inbox_event_created_check")),
         sa.PrimaryKeyConstraint("id", "received_at", name=op.f("inbox_pkey")),
         schema="relay",
         comment="What was received, byte for byte. Append-only: rows are never updated.",
@@ -170,6 +171,15 @@ def upgrade() -> None:
     )
     op.create_index(
         "inbox_object_idx", "inbox", ["object_id", "source_id", "id"], unique=False, schema="relay"
+    )
+    op.create_index(
+        "inbox_received_at_idx",
+        "inbox",
+        ["received_at"],
+        unique=False,
+        schema="relay",
+        postgresql_using="brin",
+        postgresql_with={"pages_per_range": "512", "autosummarize": "on"},
     )
     op.create_table(
         "operator_log",
@@ -558,6 +568,7 @@ def downgrade() -> None:
     op.drop_index("queue_inbox_id_key", table_name="queue", schema="relay")
     op.drop_table("queue", schema="relay")
     op.drop_table("operator_log", schema="relay")
+    op.drop_index("inbox_received_at_idx", table_name="inbox", schema="relay")
     op.drop_index("inbox_object_idx", table_name="inbox", schema="relay")
     op.drop_table("inbox", schema="relay")
     op.drop_index(

@@ -114,7 +114,7 @@ async def show_dead_letter(connection: AsyncConnection, letter_id: int) -> dict[
 # A body is read only where its key may be somewhere in it; thousands of large ones at once are not.
 _TO_REPLAY = """
 SELECT d.id, d.inbox_id, d.received_at, d.error_code, d.source_id, i.id IS NOT NULL AS is_kept,
-       i.account, i.event_type, i.object_id, octet_length(i.body) AS bytes,
+       i.event_type, i.object_id, octet_length(i.body) AS bytes,
        CASE WHEN i.object_id IS NULL AND i.event_type IS NOT NULL THEN i.body END AS body,
        i.object_id IS NOT NULL AND EXISTS (
            SELECT FROM relay.inbox n

@@ -8,11 +8,18 @@ from datetime import UTC, datetime
 import asyncpg
 import msgspec
 
+from relay.core.errors import RelayError
 from relay.store.text import storable
 
 # A sample of refused requests is for finding the mistake, not for keeping what anybody sends.
 REFUSED_SAMPLE_BYTES = 64 * 1024
 REFUSED_SAMPLES_PER_SOURCE = 1000
+
+
+class NoPartitionError(RelayError):
+    """There is no partition to store into: no process has kept house for long."""
+
+    default_code = "no_partition"
 
 
 class NewEvent(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,12 +95,18 @@ async def put(pg: asyncpg.Connection, events: Sequence[NewEvent]) -> list[bool]:
     """Store events; True for each one that is new, False for one that the inbox already holds.
 
     The caller opened the transaction, and nothing is held before it commits. Of several with the
-    same key in one call the first is stored.
+    same key in one call the first is stored. Raises NoPartitionError, and what asyncpg raises.
     """
     if not events:
         return []
     columns = zip(*(_row(event) for event in events), strict=True)
-    fresh = await pg.fetch(_PUT, *map(list, columns))
+    try:
+        fresh = await pg.fetch(_PUT, *map(list, columns))
+    except asyncpg.CheckViolationError as error:
+        # PostgreSQL's word for a row without a partition, which is no fault of the row.
+        if error.constraint_name is None:
+            raise NoPartitionError from error
+        raise
     stored = [False] * len(events)
     for (position,) in fresh:
         stored[position - 1] = True

@@ -20,9 +20,6 @@ BUILD_REVISION = 1
 """The newest schema revision that this build knows; the number of the last migration."""
 
 
-INSUFFICIENT_PRIVILEGE = "42501"
-
-
 class RevisionStatus(msgspec.Struct, frozen=True):
     """Whether this build can run on the schema it found, and why not."""
 
@@ -57,8 +54,9 @@ async def migrate(dsn: str, revision: str = "head", *, retention_days: int = 0) 
             async with database.driver() as pg:
                 await partitions.ensure_ahead(pg, retention_days=retention_days)
     except (DBAPIError, asyncpg.InsufficientPrivilegeError) as error:
-        if _sqlstate(error) == INSUFFICIENT_PRIVILEGE:
-            raise _without_rights(error) from error
+        cause = _cause(error)
+        if isinstance(cause, asyncpg.InsufficientPrivilegeError):
+            raise _without_rights(cause) from error
         raise
     finally:
         await database.close()
@@ -73,17 +71,17 @@ async def _check_encoding(connection: AsyncConnection) -> None:
         )
 
 
-def _without_rights(error: BaseException) -> ConfigError:
-    why = str(getattr(error, "orig", None) or error).partition(": ")[2] or str(error)
+def _cause(error: BaseException) -> BaseException:
+    """The driver's own error, of which SQLAlchemy makes two more."""
+    wrapped: BaseException = getattr(error, "orig", None) or error
+    return wrapped.__cause__ or wrapped
+
+
+def _without_rights(cause: BaseException) -> ConfigError:
     return ConfigError(
-        f"the role in RELAY_DATABASE_URL may not migrate ({why}): migrate as the owner of the"
+        f"the role in RELAY_DATABASE_URL may not migrate ({cause}): migrate as the owner of the"
         " schema relay, or, the first time, GRANT CREATE ON DATABASE to the role"
     )
-
-
-def _sqlstate(error: BaseException) -> str | None:
-    code: str | None = getattr(getattr(error, "orig", None) or error, "sqlstate", None)
-    return code
 
 
 def _run_alembic(connection: Connection, revision: str) -> None:

@@ -1,4 +1,4 @@
-"""A large inbox in a moment: rows made by the server itself, in the states of their lives."""
+"""A large inbox in a moment: rows that the server makes by itself, in all the states."""
 
 from __future__ import annotations
 
@@ -47,13 +47,11 @@ SELECT id, received_at, id, 0, 0, 0, CASE WHEN n % 50 <> 7 THEN 'customer' END,
 FROM made WHERE n <= $3 - $6 AND n % 1000 <> 0
 """
 
-TABLES = ("inbox", "event_key", "queue", "receipt", "dead_letter", "source", "lane", "batch_note")
-
 
 async def fill(
-    pg: asyncpg.Connection, source_id: int, rows: int, *, waiting: int = 2000, objects: int = 5000
+    pg: asyncpg.Connection, source_id: int, rows: int, *, waiting: int = 1000, objects: int = 5000
 ) -> None:
-    """Store ``evt_1`` to ``evt_<rows>`` of a source, spread over the last six days, and ANALYZE.
+    """Store ``evt_1`` to ``evt_<rows>`` of a source, spread over the last six days.
 
     The last ``waiting`` are in the queue, a tenth of them retrying; of the others each thousandth
     is dead, each 50th (``n % 50 = 7``) skipped and the rest delivered.
@@ -63,4 +61,16 @@ async def fill(
         await partitions.ensure_ahead(pg, retention_days=7, now=now - timedelta(days=day))
     seconds = timedelta(days=DAYS).total_seconds()
     await pg.execute(_FILL, source_id, now, rows, seconds, objects, waiting)
-    await pg.execute("ANALYZE " + ", ".join(f"relay.{table}" for table in TABLES))
+
+
+async def analyze(pg: asyncpg.Connection, *, parents: bool) -> None:
+    """Gather what the planner knows: of ``parents`` too, as an administrator does by hand, or of
+    the partitions only, as autovacuum does.
+    """
+    kinds = "rp" if parents else "r"
+    tables = await pg.fetch(
+        "SELECT oid::regclass AS name FROM pg_class"
+        " WHERE relnamespace = 'relay'::regnamespace AND relkind::text = ANY ($1)",
+        list(kinds),
+    )
+    await pg.execute("ANALYZE " + ", ".join(row["name"] for row in tables))
