@@ -30,6 +30,7 @@ _log = structlog.get_logger("relay.forwarder")
 
 # Transforming and producing hold the event loop: let others run now and then.
 _ROWS_PER_TURN = 100
+_RECORDS_PER_TURN = 500
 # After its time-out a report may take another moment: librdkafka looks once a second.
 _REPORT_SECONDS = 2.0
 # Batches are only claimed while a broker answers. When none of so many in a row gets through, it
@@ -108,6 +109,8 @@ class Delivery:
                 await asyncio.sleep(0.01)
             else:
                 handed += 1
+                if handed % _RECORDS_PER_TURN == 0:
+                    await asyncio.sleep(0)
         return handed
 
     async def _land(self, flight: Flight, window: Window) -> None:

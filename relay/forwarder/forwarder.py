@@ -32,6 +32,10 @@ _log = structlog.get_logger("relay.forwarder")
 LANES_PER_BATCH = LANES // 4
 _SOURCES_SECONDS = 1.0
 _SUSPECTS_PER_TURN = 20
+_LOOKS = 4
+
+Lane = tuple[int, int]
+"""Source and number."""
 # How soon a change of a topic's partitions is noticed and warned about.
 _TOPICS_SECONDS = 60.0
 
@@ -181,20 +185,32 @@ class Forwarder:
             return await self._forward(pg, rows)
 
     async def _claim(self, pg: asyncpg.Connection, suspect: Suspect | None) -> list[QueueRow]:
+        if suspect is not None:
+            return await self._look(pg, (suspect.source_id, suspect.lane), 1, 1)
+        # The random lane spreads the connections; the random source serves them all in turn.
+        source_id = random.choice(self._shared.source_ids or [0])  # noqa: S311 - not a secret
+        start = source_id, random.randrange(LANES)  # noqa: S311
+        return await self._look(pg, start, LANES_PER_BATCH, self._shared.settings.batch_rows)
+
+    async def _look(
+        self, pg: asyncpg.Connection, start: Lane, lane_count: int, row_count: int
+    ) -> list[QueueRow]:
+        """Lock lanes from ``start`` on and choose a batch of their rows.
+
+        Of some lanes all rows wait behind parked ones: then it looks on, so that they do not hold
+        up those after them.
+        """
         settings = self._shared.settings
-        if suspect is None:
-            # The random lane spreads the connections; the random source serves them all in turn.
-            source_id = random.choice(self._shared.source_ids or [0])  # noqa: S311 - not a secret
-            start, count = (source_id, random.randrange(LANES)), LANES_PER_BATCH  # noqa: S311
-        else:
-            start, count = (suspect.source_id, suspect.lane), 1
-        lanes = await queue.lock_lanes(pg, start, count)
-        if not lanes:
-            return []
-        per_lane = max(settings.batch_rows // len(lanes), 1) if suspect is None else 1
-        rows = await queue.read_lanes(pg, lanes, per_lane)
-        ours = [row for row in rows if self._shared.source(row.source_id) is not None]
-        return choose(ours, lanes, settings.batch_rows, settings.batch_bytes)
+        for _ in range(_LOOKS):
+            lanes = await queue.lock_lanes(pg, start, lane_count)
+            if not lanes:
+                break
+            rows = await queue.read_lanes(pg, lanes, max(row_count // len(lanes), 1))
+            ours = [row for row in rows if self._shared.source(row.source_id) is not None]
+            if batch := choose(ours, lanes, settings.batch_rows, settings.batch_bytes):
+                return batch
+            start = lanes[-1][0], lanes[-1][1] + 1
+        return []
 
     async def _forward(self, pg: asyncpg.Connection, rows: list[QueueRow]) -> int:
         shared = self._shared

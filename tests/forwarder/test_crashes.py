@@ -12,6 +12,7 @@ import pytest
 from relay.forwarder.delivery import Delivery
 from relay.store import queue, receipts, sources
 from relay.store.events import Operator, retry, skip
+from relay.store.failures import DATABASE_FAILURES
 from tests.forwarder.world import Process, World, event, id_of, ids_of
 from tests.support.processes import eventually
 
@@ -231,7 +232,7 @@ async def test_what_the_database_took_away_is_claimed_again_at_once(
         await settle(pg, settled, note_id)
 
     monkeypatch.setattr(receipts, "settle", lose_connection)
-    with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, OSError)):
+    with pytest.raises(DATABASE_FAILURES):
         await process.drain()
     assert len(await world.notes()) == 1
     assert len(process.shared.orphan_notes) == 1

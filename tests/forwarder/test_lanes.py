@@ -241,3 +241,28 @@ async def test_a_suspect_is_claimed_among_many_busy_lanes(world: World) -> None:
     suspect = min(row.number for row in await world.queued()) - 1
     assert claims == [[suspect]]
     assert id_of(bodies[0]) in await world.ids_in("customer")
+
+
+async def test_lanes_of_which_every_row_waits_hold_up_no_other_source(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when Kafka refuses all that a source has, for its time: the followers look claimable."""
+    stuck = await world.add_source("stuck")
+    for _ in range(2):
+        await world.put(stuck, *[event(object_id=f"cus_{number}") for number in range(300)])
+    async with world.database.driver() as pg:
+        await pg.execute(
+            "UPDATE relay.queue q SET visible_at = now() + interval '1 hour' WHERE NOT EXISTS"
+            " (SELECT FROM relay.queue p WHERE p.key_hash = q.key_hash AND p.number < q.number)"
+        )
+    source = await world.add_source("main", topic_prefix=world.prefix + "m.")
+    body = event()
+    await world.put(source, body)
+    process = world.process()
+    await process.know_sources()
+    # The worst beginning: all lanes of the stuck source come first.
+    monkeypatch.setattr("relay.forwarder.forwarder.random.choice", lambda _: stuck.source_id)
+    monkeypatch.setattr("relay.forwarder.forwarder.random.randrange", lambda _: 0)
+    monkeypatch.setattr("relay.forwarder.forwarder._LOOKS", 5)
+    assert await process.forwarder.run_once() == 1
+    assert await world.ids_in("m.customer") == [id_of(body)]
