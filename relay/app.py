@@ -27,7 +27,7 @@ from relay.metrics import Metrics
 from relay.receiver import Limits, Receiver
 from relay.settings import Address, Settings
 from relay.store.engine import Database
-from relay.store.failures import DATABASE_FAILURES
+from relay.store.failures import is_outage
 from relay.store.sealing import Seal
 
 _log = structlog.get_logger("relay.app")
@@ -53,24 +53,28 @@ class Loop:
         self._idle_seconds = idle_seconds
 
     async def run(self, stop: asyncio.Event) -> None:
-        failures = 0
+        failures, told = 0, None
         while not stop.is_set():
             try:
                 done = await self._run_once()
-            except DATABASE_FAILURES as error:
+            except Exception as error:
                 failures += 1
-                if failures == 1:
-                    _log.warning("app.database_away", service=self._name, error=_describe(error))
-            except Exception:
-                failures += 1
-                _log.exception("app.service_failed", service=self._name)
+                if _describe(error) != told:  # the same again and again is one piece of news
+                    told = _describe(error)
+                    self._tell(error)
             else:
                 if failures:
                     _log.info("app.service_recovered", service=self._name, failures=failures)
-                failures = 0
+                failures, told = 0, None
                 if done:
                     continue
             await self._rest(stop, failures)
+
+    def _tell(self, error: Exception) -> None:
+        if is_outage(error):
+            _log.warning("app.database_away", service=self._name, error=_describe(error))
+        else:
+            _log.error("app.service_failed", service=self._name, exc_info=error)
 
     async def _rest(self, stop: asyncio.Event, failures: int) -> None:
         if failures:
