@@ -133,7 +133,7 @@ async def test_what_was_in_flight_when_its_source_halted_is_finished(
     async def halt_meanwhile(self: delivery.Delivery, *arguments: Any) -> None:
         monkeypatch.setattr(delivery.Delivery, "send", send)
         await send(self, *arguments)
-        await world.put(source, event("payout.paid", "po_1"))
+        await world.put(source, event("payout.paid", "po_2"))  # in another lane than cus_1
         assert await halting.drain() == 0
         assert await world.value("SELECT halted_code FROM relay.source") == "no_route"
 
