@@ -205,21 +205,22 @@ class Delivery:
 
     def _learn(self, plans: Sequence[Plan]) -> None:
         """Open breakers where Kafka takes nothing, close them where it does."""
-        acknowledged: set[tuple[str, int]] = set()
+        arrived: set[tuple[str, int]] = set()
         failed: dict[tuple[str, int], Failure] = {}
         for plan in plans:
             for record, report in zip(plan.records, plan.reports, strict=False):
-                if isinstance(report, Acknowledged):
-                    acknowledged.add((record.topic, report.partition))
-                elif isinstance(report, Failure) and report.verdict in ("transient", "refused"):
-                    failed.setdefault((record.topic, report.partition), report)
+                match report:
+                    case Acknowledged() | Failure(has_arrived=True):
+                        arrived.add((record.topic, report.partition))
+                    case Failure(verdict="transient" | "refused"):
+                        failed.setdefault((record.topic, report.partition), report)
         for (topic, _), failure in failed.items():
             self._break(topic, failure)
             # It may have been deleted.
             self._kafka.topics.forget(topic)
-        for topic, partition in acknowledged - failed.keys():
+        for topic, partition in arrived - failed.keys():
             self._breakers.close(topic, partition)
-        if acknowledged:
+        if arrived:
             self._fruitless = 0
         elif any(each.verdict == "transient" for each in failed.values()):
             self._fruitless += 1

@@ -18,7 +18,7 @@ from relay.core.record import Record
 from relay.kafka import config
 from relay.kafka.clientlog import client_log
 from relay.kafka.topics import Topics
-from relay.kafka.verdict import Acknowledged, Failure, Report, classify
+from relay.kafka.verdict import Acknowledged, Failure, Report, arrived_somewhere, classify
 
 _log = structlog.get_logger("relay.kafka")
 
@@ -59,12 +59,11 @@ class Flight:
     def _report(self, place: int, error: KafkaError | None, message: Message) -> None:
         partition = message.partition()
         offset = message.offset()
+        partition = -1 if partition is None else partition
         if error is not None:
-            self.reports[place] = classify(error, -1 if partition is None else partition)
-        elif partition is None or offset is None or offset < 0:
-            self.reports[place] = Failure(
-                "transient", "kafka_no_offset", "report without an offset"
-            )
+            self.reports[place] = classify(error, partition)
+        elif offset is None or offset < 0:
+            self.reports[place] = arrived_somewhere(partition)
         else:
             self.reports[place] = Acknowledged(partition, offset)
         self._count_down()

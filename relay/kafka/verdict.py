@@ -112,7 +112,8 @@ _PRODUCER_LOST: Final = frozenset(
 class Failure(msgspec.Struct, frozen=True):
     """Why a record was not acknowledged. ``code`` is stable: ``kafka_<name of the error>``.
 
-    With ``producer_lost`` the next records of this producer would fare no better.
+    With ``producer_lost`` the next records of this producer would fare no better. With
+    ``has_arrived`` the record is in Kafka all the same.
     """
 
     verdict: Verdict
@@ -120,6 +121,7 @@ class Failure(msgspec.Struct, frozen=True):
     message: str
     partition: int = -1
     producer_lost: bool = False
+    has_arrived: bool = False
 
 
 class Acknowledged(msgspec.Struct, frozen=True):
@@ -127,6 +129,16 @@ class Acknowledged(msgspec.Struct, frozen=True):
 
     partition: int
     offset: int
+
+
+def arrived_somewhere(partition: int) -> Failure:
+    """The verdict on a record that Kafka has, without telling where.
+
+    So librdkafka reports a repeat of its own that the broker knew already. It is sent once more,
+    because a receipt has an offset.
+    """
+    message = "acknowledged without an offset"
+    return Failure("transient", "kafka_no_offset", message, partition, has_arrived=True)
 
 
 Report = Acknowledged | Failure | None

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from relay.core.routing import key_of, lane_of
 from relay.forwarder import delivery
 from relay.kafka import Failure, Flight
 from relay.store import deadletters, events, sources
@@ -120,6 +121,11 @@ async def test_without_a_dead_letter_queue_the_source_halts_and_is_freed(
         await process.drain()
         assert await world.state_of(inbox_id) == "skipped"
         assert await world.ids_in("customer") == [id_of(beside)]
+
+
+def in_another_lane_than(object_id: str) -> str:
+    lane, _ = lane_of(key_of(object_id))
+    return next(each for number in range(64) if lane_of(key_of(each := f"po_{number}"))[0] != lane)
 
 
 async def test_what_was_in_flight_when_its_source_halted_is_finished(

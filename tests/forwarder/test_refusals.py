@@ -58,7 +58,15 @@ async def test_what_the_topic_does_not_take_even_alone_is_dead_and_its_neighbour
     behind = event(object_id="cus_large")
     inbox_id = (await world.put(source, *small[:25], large, fits, *small[25:], behind))[25]
     process = world.process()
-    await process.drain()
+
+    async def done() -> bool:
+        await world.make_due()
+        await process.drain()
+        return not await world.queued()
+
+    # librdkafka repeats what it cannot tell to have arrived: of such a record the offset is not
+    # known, and it is sent once more.
+    await eventually(done)
     assert await world.state_of(inbox_id) == "dead"
     (letter,) = await world.fetch("SELECT * FROM relay.dead_letters")
     assert (letter["error_code"], letter["attempts"]) == ("too_large", 1)
@@ -71,7 +79,6 @@ async def test_what_the_topic_does_not_take_even_alone_is_dead_and_its_neighbour
     value = copy.value() or b""
     assert large.startswith(value)
     assert len(value) > MB // 2, "as much of it as the topic takes"
-    assert await world.queued() == []
 
 
 async def test_a_topic_with_a_small_limit_takes_what_fits_one_by_one(world: World) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -128,3 +129,33 @@ async def test_a_client_that_gets_nothing_through_is_made_anew(
 
     await eventually(delivered)
     assert len(await world.topic("customer")) == 2
+
+
+async def test_a_record_that_arrived_nobody_knows_where_is_sent_once_more(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says nothing against its partition, so nothing else waits for it."""
+    source = await world.add_source()
+    process = world.process()
+    where: list[Any] = []
+    report = Flight._report
+
+    def hide_the_first(self: Flight, place: int, error: Any, message: Any) -> None:
+        if not where:
+            where.append(message.partition())
+            message = SimpleNamespace(partition=message.partition, offset=lambda: -1)
+        report(self, place, error, message)
+
+    monkeypatch.setattr(Flight, "_report", hide_the_first)
+    body, more = event(), event("customer.updated")
+    await world.put(source, body)
+    await process.drain()
+    (row,) = await world.waiting()
+    assert (row["code"], row["attempts"]) == ("kafka_no_offset", 0)
+    assert not process.shared.delivery._breakers.concern(f"{world.prefix}customer")
+    await world.put(source, more)
+    await world.make_due()
+    assert await process.drain() == 2
+    assert await world.ids_in("customer") == [id_of(body), id_of(body), id_of(more)]
+    offsets = await world.fetch('SELECT "offset" FROM relay.deliveries ORDER BY 1')
+    assert [row["offset"] for row in offsets] == [1, 2]
