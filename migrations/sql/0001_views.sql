@@ -40,14 +40,14 @@ COMMENT ON FUNCTION relay.body_text(bigint) IS
     'The received bytes as text for people; never fails on bytes that are no valid text.';
 
 -- The state of an event is told by the rows that stand for it: in the queue, among the dead letters
--- and among the receipts. `place` lists them, one branch per state with the state as a constant, so
+-- and among the receipts. `p` lists them, one branch per state with the state as a constant, so
 -- that a filter on the state leaves only its branch; then come the rules that let one of them win.
 --
 -- The form is for the planner (PostgreSQL 15 to 18 were looked at; tests hold the plans):
 -- * The branches have no WHERE of their own: only then are they planned together with the joins, so
 --   that the newest 50 events are read from indexes and not sorted out of all (3 ms, not 3 s, at
 --   300,000 events). What a branch selects is its column `holds`.
--- * `(…)::integer = 0` says the same as the condition beside it, and has the planner expect few rows:
+-- * `(…)::integer <= 0` says the same as the condition beside it, and has the planner expect few rows:
 --   it shall probe the inbox for each, and never read a partition of it to join with a long queue.
 -- * received_at, which prunes partitions, is compared as a range, and event_key is asked by EXISTS:
 --   of several equalities the planner multiplies the odds, and expects one row where all fit.

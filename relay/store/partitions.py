@@ -54,6 +54,9 @@ async def try_lock_housekeeping(pg: asyncpg.Connection) -> bool:
     locked: bool = await pg.fetchval(
         "SELECT pg_try_advisory_xact_lock(hashtext('relay.housekeeping'))"
     )
+    # A simple statement takes the place of that one, whose snapshot would stay as long as the
+    # transaction: a detach that is to be finished waits for every older snapshot, and so for us.
+    await pg.execute("SELECT 1")
     return locked
 
 

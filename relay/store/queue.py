@@ -183,8 +183,13 @@ async def read_events(pg: asyncpg.Connection, rows: Sequence[QueueRow]) -> dict[
         [row.received_at for row in rows],
         [row.replay_id for row in rows],
     )
-    events = (StoredEvent(*tuple(record)) for record in found)
-    return {event.inbox_id: event for event in events}
+    events: dict[int, StoredEvent] = {}
+    for record in found:
+        event = StoredEvent(*tuple(record))
+        # A replayed event may stand beside the copy of its dead letter, which has no replay.
+        if event.replay_id is not None or event.inbox_id not in events:
+            events[event.inbox_id] = event
+    return events
 
 
 async def park(pg: asyncpg.Connection, parkings: Sequence[Parking]) -> None:
