@@ -8,13 +8,21 @@ import signal
 from typing import Any
 
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import KafkaError, KafkaException, Producer
+from confluent_kafka.admin import AdminClient, NewTopic
 
 from tests.cli.conftest import COMMAND, process
 
 
 def produce(kafka: str, topic: str, *records: tuple[bytes | None, bytes | None]) -> None:
-    """Put records into one topic, in order."""
+    """Put records into one topic, in order; Apache Kafka wants it to be made first."""
+    admin = AdminClient({"bootstrap.servers": kafka})
+    for made in admin.create_topics([NewTopic(topic, 2, 1)]).values():
+        try:
+            made.result(30)
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                raise
     producer = Producer({"bootstrap.servers": kafka, "partitioner": "murmur2_random"})
     for key, value in records:
         producer.produce(topic, key=key, value=value, headers=[("_event_id", b"evt_1")])
