@@ -9,7 +9,7 @@ import asyncpg
 import structlog
 
 from relay.store import events, inbox, partitions
-from relay.store.engine import Database
+from relay.store.engine import READ_COMMITTED, Database
 
 _log = structlog.get_logger("relay.janitor")
 
@@ -25,7 +25,7 @@ class Janitor:
         """Returns how many things were done; 0 also when another process is at it."""
         # The lock lives in a transaction of its own: dropping a partition must be outside of one,
         # and locks of a session do not pass through a pooler.
-        async with self._database.driver() as guard, guard.transaction():
+        async with self._database.driver() as guard, guard.transaction(isolation=READ_COMMITTED):
             if not await partitions.try_lock_housekeeping(guard):
                 return 0
             return await self._keep_house()

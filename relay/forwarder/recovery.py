@@ -8,6 +8,7 @@ import structlog
 from relay.forwarder.forwarder import Shared
 from relay.forwarder.outcome import death
 from relay.store import queue, receipts
+from relay.store.engine import READ_COMMITTED
 from relay.store.queue import CrashedBatch
 from relay.store.tables import QUEUE_EVENT
 
@@ -37,7 +38,10 @@ class Recovery:
             _log.warning("forwarder.frozen", backends=frozen, ended=ended)
         taken = 0
         for note_id in notes:
-            async with self._shared.database.driver() as pg, pg.transaction():
+            async with (
+                self._shared.database.driver() as pg,
+                pg.transaction(isolation=READ_COMMITTED),
+            ):
                 batch = await queue.take_dead_note(pg, note_id, MAX_CRASHES)
                 if batch is None:
                     continue

@@ -9,7 +9,7 @@ from __future__ import annotations
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, cast
+from typing import Any, Literal, cast
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import asyncpg
@@ -35,6 +35,10 @@ UNAVAILABLE: tuple[type[BaseException], ...] = (
     asyncpg.LockNotAvailableError,
     asyncpg.InvalidTransactionStateError,  # 25xxx: e.g. idle-in-transaction time-out
 )
+
+
+READ_COMMITTED: Literal["read_committed"] = "read_committed"
+"""For ``pg.transaction(isolation=…)``, which otherwise is what the server's default says."""
 
 
 class _Connection(asyncpg.Connection):
@@ -67,6 +71,9 @@ class Database:
             "postgresql+asyncpg://",
             # A logged error must not repeat bodies and secrets.
             hide_parameters=True,
+            # Stated, whatever the server's default is: who has waited for a lock must see what was
+            # committed meanwhile.
+            isolation_level="READ COMMITTED",
             pool_size=pool_size,
             max_overflow=5,
             pool_timeout=10,
@@ -116,8 +123,8 @@ class Database:
     async def driver(self) -> AsyncIterator[asyncpg.Connection]:
         """A raw asyncpg connection from the pool, for the statements where microseconds count.
 
-        The caller opens and ends its own transactions. A connection that is left in the middle of
-        one, or that an error passed through, is closed and not given back.
+        The caller opens and ends its own transactions, see ``READ_COMMITTED``. A connection that
+        is left in the middle of one, or that an error passed through, is closed and not given back.
         """
         async with self.engine.connect() as pooled:
             raw = await pooled.get_raw_connection()
@@ -151,4 +158,4 @@ def with_write_target(dsn: str) -> str:
     return urlunsplit(parts._replace(query=urlencode(query)))
 
 
-__all__ = ["UNAVAILABLE", "Database"]
+__all__ = ["READ_COMMITTED", "UNAVAILABLE", "Database"]

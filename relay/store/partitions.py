@@ -14,6 +14,8 @@ from datetime import UTC, datetime, timedelta
 import asyncpg
 import msgspec
 
+from relay.store.engine import READ_COMMITTED
+
 PARTITIONED = ("inbox", "receipt")
 _NAME = re.compile(r"(inbox|receipt)_p\d{8}(\d{6})?")
 
@@ -87,7 +89,7 @@ async def ensure_ahead(
     ``now`` is PostgreSQL's unless a test gives it. A partition is made as a table of its own and
     then attached, which locks the parent only against other DDL, never against inserts.
     """
-    async with pg.transaction():
+    async with pg.transaction(isolation=READ_COMMITTED):
         await pg.execute("SET LOCAL timezone = 'UTC'")
         await pg.execute("SELECT pg_advisory_xact_lock(hashtext('relay.partitions'))")
         await pg.execute("SET LOCAL lock_timeout = '2s'")

@@ -20,6 +20,10 @@ BUILD_REVISION = 1
 """The newest schema revision that this build knows; the number of the last migration."""
 
 
+MIN_SERVER_VERSION = 150_000
+"""PostgreSQL 15, the oldest one that the tests run on."""
+
+
 class RevisionStatus(msgspec.Struct, frozen=True):
     """Whether this build can run on the schema it found, and why not."""
 
@@ -43,12 +47,12 @@ async def migrate(dsn: str, revision: str = "head", *, retention_days: int = 0) 
 
     Hosts that migrate at once wait for each other. Needs a role that may create a schema, or the
     one that owns ours. A revision below the present one downgrades. Raises ConfigError for a role
-    without the rights, and for a database that is not encoded in UTF-8.
+    without the rights, for a server that is too old and for a database that is not in UTF-8.
     """
     database = Database(dsn, pool_size=1, application_name="relay-migrate")
     try:
         async with database.begin() as connection:
-            await _check_encoding(connection)
+            await _check_server(connection)
             await connection.run_sync(_run_alembic, revision)
         if revision != "base":
             async with database.driver() as pg:
@@ -62,7 +66,13 @@ async def migrate(dsn: str, revision: str = "head", *, retention_days: int = 0) 
         await database.close()
 
 
-async def _check_encoding(connection: AsyncConnection) -> None:
+async def _check_server(connection: AsyncConnection) -> None:
+    version = (await connection.execute(text("SHOW server_version_num"))).scalar_one()
+    if int(version) < MIN_SERVER_VERSION:
+        raise ConfigError(
+            f"the server is PostgreSQL {int(version) // 10_000}:"
+            f" relay needs {MIN_SERVER_VERSION // 10_000} or later"
+        )
     encoding = (await connection.execute(text("SHOW server_encoding"))).scalar_one()
     if encoding != "UTF8":
         raise ConfigError(

@@ -11,6 +11,7 @@ import asyncpg
 import pytest
 
 from relay.store import inbox, queue
+from relay.store.engine import Database
 from relay.store.inbox import REFUSED_SAMPLE_BYTES, NewEvent
 from tests.store.rows import inbox_id, letters_of, new_event, put, row_of, states, store
 from tests.support.processes import eventually
@@ -333,6 +334,24 @@ async def test_the_same_ids_in_another_order_never_deadlock(
                 fresh[name] += is_fresh
         assert set(fresh.values()) == {1}
     assert await pg.fetchval("SELECT count(*) FROM relay.inbox") == 50 * 40
+
+
+async def test_keys_are_taken_in_their_own_order(
+    pg: asyncpg.Connection, other: asyncpg.Connection, database: Database, source_id: int
+) -> None:
+    """Two batches, in each other's way for certain: the first is held up in its middle."""
+    a, b, k = (new_event(source_id, f"evt_{name}") for name in "abk")
+    async with database.driver() as holder:
+        holding = holder.transaction()
+        await holding.start()
+        await inbox.put(holder, [k])
+        first = asyncio.create_task(put(pg, a, k, b))
+        await eventually(lambda: _waits(holder, pg))
+        second = asyncio.create_task(put(other, b, a))
+        await eventually(lambda: _waits(holder, other))
+        await holding.rollback()
+        assert await first == [True, True, True]
+        assert await second == [False, False]
 
 
 # Dead on arrival
