@@ -86,41 +86,40 @@ async def test_filters_fit_together(
     assert await found(database, object="in_2") == []
 
 
-@pytest.mark.parametrize(
-    ("pattern", "fits"),
-    [
-        ("a_b.x", ["a_b.x"]),
-        ("a_b.*", ["a_b.x"]),
-        ("a*", ["a\\b.x", "a%b.x", "aXb.x", "a_b.x"]),
-        ("a%b.x", ["a%b.x"]),
-        ("a%*", ["a%b.x"]),
-        ("a\\b.x", ["a\\b.x"]),
-        ("a\\*", ["a\\b.x"]),
-        ("*.x", ["a\\b.x", "a%b.x", "aXb.x", "a_b.x"]),
-        ("*_*", ["a_b.x"]),
-        ("*", ["é.y", "a\\b.x", "a%b.x", "aXb.x", "a_b.x"]),
-        ("A_B.X", []),
-        ("", []),
-        ("é.*", ["é.y"]),
-        ("\ud800*", []),
-        ("a\0*", []),
-    ],
-)
+WILDCARDS = {
+    "a_b.x": ["a_b.x"],
+    "a_b.*": ["a_b.x"],
+    "a*": ["a\\b.x", "a%b.x", "aXb.x", "a_b.x"],
+    "a%b.x": ["a%b.x"],
+    "a%*": ["a%b.x"],
+    "a\\b.x": ["a\\b.x"],
+    "a\\*": ["a\\b.x"],
+    "*.x": ["a\\b.x", "a%b.x", "aXb.x", "a_b.x"],
+    "*_*": ["a_b.x"],
+    "*": ["é.y", "a\\b.x", "a%b.x", "aXb.x", "a_b.x"],
+    "A_B.X": [],
+    "": [],
+    "é.*": ["é.y"],
+    "\ud800*": [],
+    "a\0*": [],
+}
+
+
 async def test_wildcards_are_stars_and_nothing_else(
-    database: Database, pg: asyncpg.Connection, source_id: int, pattern: str, fits: list[str]
+    database: Database, pg: asyncpg.Connection, source_id: int
 ) -> None:
     types = ["a_b.x", "aXb.x", "a%b.x", "a\\b.x", "é.y", None]
     await store(pg, *(new_event(source_id, str(each), event_type=each) for each in types))
-    assert await found(database, type=pattern) == fits
+    assert {pattern: await found(database, type=pattern) for pattern in WILDCARDS} == WILDCARDS
 
 
-@pytest.mark.parametrize("name", ["source", "type", "object", "error", "event_id"])
-@pytest.mark.parametrize("text", ["\0", "\ud800", "a\0b"])
 async def test_what_postgresql_cannot_hold_is_not_found(
-    database: Database, pg: asyncpg.Connection, source_id: int, name: str, text: str
+    database: Database, pg: asyncpg.Connection, source_id: int
 ) -> None:
     await store(pg, new_event(source_id))
-    assert await found(database, **{name: text}) == []
+    for name in ("source", "type", "object", "error", "event_id"):
+        for text in ("\0", "\ud800", "a\0b"):
+            assert await found(database, **{name: text}) == [], (name, text)
 
 
 async def test_a_time_is_that_of_the_arrival(

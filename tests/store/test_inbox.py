@@ -36,25 +36,27 @@ def bodies() -> dict[str, bytes]:
 
 @pytest.mark.parametrize("name", bodies())
 async def test_bodies_come_back_byte_for_byte(
-    pg: asyncpg.Connection, source_id: int, name: str
+    common_pg: asyncpg.Connection, common_source: int, name: str
 ) -> None:
     body = bodies()[name]
-    event = new_event(source_id, body=body)
-    assert await put(pg, event) == [True]
-    row = await pg.fetchrow(
+    event = new_event(common_source, body=body)
+    assert await put(common_pg, event) == [True]
+    row = await common_pg.fetchrow(
         "SELECT id, body, body_sha256, octet_length(body) AS bytes FROM relay.inbox"
     )
     assert row is not None
     assert row["body"] == body
     assert row["body_sha256"] == hashlib.sha256(body).digest()
-    assert await pg.fetchval("SELECT relay.body($1)", row["id"]) == body
-    view = await pg.fetchrow("SELECT body_sha256, body_bytes FROM relay.events")
+    assert await common_pg.fetchval("SELECT relay.body($1)", row["id"]) == body
+    view = await common_pg.fetchrow("SELECT body_sha256, body_bytes FROM relay.events")
     assert view is not None
     assert tuple(view) == (event.body_sha256, len(body))
-    assert (await row_of(pg, row["id"])).bytes == len(body)
+    assert (await row_of(common_pg, row["id"])).bytes == len(body)
 
 
-async def test_a_body_as_text_never_fails(pg: asyncpg.Connection, source_id: int) -> None:
+async def test_a_body_as_text_never_fails(
+    common_pg: asyncpg.Connection, common_source: int
+) -> None:
     texts = {
         b'{"a": "\xc3\xa9"}': '{"a": "é"}',
         b"\xff\0": "\\377\\000",
@@ -64,10 +66,10 @@ async def test_a_body_as_text_never_fails(pg: asyncpg.Connection, source_id: int
         b"": "",
     }
     for body, text in texts.items():
-        (stored,) = await store(pg, new_event(source_id, body=body))
-        assert await pg.fetchval("SELECT relay.body_text($1)", stored) == text
-    assert await pg.fetchval("SELECT relay.body_text(-1)") is None
-    assert await pg.fetchval("SELECT relay.body(NULL)") is None
+        (stored,) = await store(common_pg, new_event(common_source, body=body))
+        assert await common_pg.fetchval("SELECT relay.body_text($1)", stored) == text
+    assert await common_pg.fetchval("SELECT relay.body_text(-1)") is None
+    assert await common_pg.fetchval("SELECT relay.body(NULL)") is None
 
 
 async def test_every_field_is_kept(pg: asyncpg.Connection, source_id: int) -> None:
@@ -109,35 +111,37 @@ async def test_every_field_is_kept(pg: asyncpg.Connection, source_id: int) -> No
     }
 
 
-async def test_what_an_event_does_not_say_is_null(pg: asyncpg.Connection, source_id: int) -> None:
+async def test_what_an_event_does_not_say_is_null(
+    common_pg: asyncpg.Connection, common_source: int
+) -> None:
     unknown = ("object_type", "object_id", "account", "livemode", "api_version", "event_created")
-    event = new_event(source_id, **dict.fromkeys((*unknown, "signature_header")))
-    (stored,) = await store(pg, event)
-    row = await pg.fetchrow("SELECT * FROM relay.inbox WHERE id = $1", stored)
+    event = new_event(common_source, **dict.fromkeys((*unknown, "signature_header")))
+    (stored,) = await store(common_pg, event)
+    row = await common_pg.fetchrow("SELECT * FROM relay.inbox WHERE id = $1", stored)
     assert row is not None
     assert [row[name] for name in (*unknown, "signature_header")] == [None] * 7
-    assert await states(pg, stored) == ["pending"]
+    assert await states(common_pg, stored) == ["pending"]
 
 
-async def test_an_empty_call_stores_nothing(pg: asyncpg.Connection) -> None:
-    assert await put(pg) == []
+async def test_an_empty_call_stores_nothing(common_pg: asyncpg.Connection) -> None:
+    assert await put(common_pg) == []
 
 
 @pytest.mark.parametrize("created", [0, -62_135_596_799, 253_402_300_799, None])
 async def test_times_of_creation_at_their_ends(
-    pg: asyncpg.Connection, source_id: int, created: int | None
+    common_pg: asyncpg.Connection, common_source: int, created: int | None
 ) -> None:
-    (stored,) = await store(pg, new_event(source_id, event_created=created))
-    events = await queue.read_events(pg, [await row_of(pg, stored)])
+    (stored,) = await store(common_pg, new_event(common_source, event_created=created))
+    events = await queue.read_events(common_pg, [await row_of(common_pg, stored)])
     assert events[stored].created == created
 
 
 async def test_a_time_that_would_be_minus_infinity_is_refused(
-    pg: asyncpg.Connection, source_id: int
+    common_pg: asyncpg.Connection, common_source: int
 ) -> None:
     """It could be stored, and never be read."""
     with pytest.raises(asyncpg.CheckViolationError):
-        await put(pg, new_event(source_id, event_created=-62_135_596_800))
+        await put(common_pg, new_event(common_source, event_created=-62_135_596_800))
 
 
 STRANGE = [
@@ -158,37 +162,39 @@ STRANGE = [
 ]
 
 
-async def test_strange_ids_are_ids(pg: asyncpg.Connection, source_id: int) -> None:
+async def test_strange_ids_are_ids(common_pg: asyncpg.Connection, common_source: int) -> None:
     """Also those that a collation would take for the same."""
-    events = [new_event(source_id, event_id, object_id=event_id) for event_id in STRANGE]
-    assert await put(pg, *events) == [True] * len(STRANGE)
-    assert await put(pg, *reversed(events)) == [False] * len(STRANGE)
+    events = [new_event(common_source, event_id, object_id=event_id) for event_id in STRANGE]
+    assert await put(common_pg, *events) == [True] * len(STRANGE)
+    assert await put(common_pg, *reversed(events)) == [False] * len(STRANGE)
     for event_id in STRANGE:
-        rows = await pg.fetch("SELECT * FROM relay.events WHERE event_id = $1", event_id)
+        rows = await common_pg.fetch("SELECT * FROM relay.events WHERE event_id = $1", event_id)
         assert [row["object_id"] for row in rows] == [event_id]
-        rows = await pg.fetch("SELECT * FROM relay.events WHERE object_id = $1", event_id)
+        rows = await common_pg.fetch("SELECT * FROM relay.events WHERE object_id = $1", event_id)
         assert [row["event_id"] for row in rows] == [event_id]
 
 
 @pytest.mark.parametrize("field", ["event_id", "event_type", "object_id", "account"])
 @pytest.mark.parametrize("text", ["a\0b", "\ud800"])
 async def test_what_postgresql_cannot_hold_is_refused_and_leaves_nothing(
-    pg: asyncpg.Connection, source_id: int, field: str, text: str
+    common_pg: asyncpg.Connection, common_source: int, field: str, text: str
 ) -> None:
-    bad = new_event(source_id, **{field: text, "lane": 0, "key_hash": 0})
+    bad = new_event(common_source, **{field: text, "lane": 0, "key_hash": 0})
     with pytest.raises((asyncpg.DataError, ValueError)):
-        await put(pg, new_event(source_id), bad)
-    assert await pg.fetchval("SELECT count(*) FROM relay.inbox") == 0
+        await put(common_pg, new_event(common_source), bad)
+    assert await common_pg.fetchval("SELECT count(*) FROM relay.inbox") == 0
 
 
 async def test_what_an_error_quotes_does_not_stop_the_row(
-    pg: asyncpg.Connection, source_id: int
+    common_pg: asyncpg.Connection, common_source: int
 ) -> None:
     event = new_event(
-        source_id, dead_code="invalid_id", dead_error="bad \0 and \ud800" + "x" * 9999
+        common_source, dead_code="invalid_id", dead_error="bad \0 and \ud800" + "x" * 9999
     )
-    (stored,) = await store(pg, event)
-    error = await pg.fetchval("SELECT error FROM relay.dead_letter WHERE inbox_id = $1", stored)
+    (stored,) = await store(common_pg, event)
+    error = await common_pg.fetchval(
+        "SELECT error FROM relay.dead_letter WHERE inbox_id = $1", stored
+    )
     assert error.startswith("bad \\0 and \\ud800xx")
     assert len(error) < 5000
 
@@ -197,21 +203,23 @@ async def test_what_an_error_quotes_does_not_stop_the_row(
 
 
 async def test_ids_follow_the_order_of_arrival_and_not_of_the_keys(
-    pg: asyncpg.Connection, source_id: int
+    common_pg: asyncpg.Connection, common_source: int
 ) -> None:
     names = [f"evt_{number}" for number in range(300)]
     random.Random(7).shuffle(names)
     first, second = names[:170], names[170:]
     for part in (first, second):
-        assert all(await put(pg, *(new_event(source_id, name) for name in part)))
-    by_id = await pg.fetch("SELECT event_id FROM relay.inbox ORDER BY id")
+        assert all(await put(common_pg, *(new_event(common_source, name) for name in part)))
+    by_id = await common_pg.fetch("SELECT event_id FROM relay.inbox ORDER BY id")
     assert [row["event_id"] for row in by_id] == names
-    by_number = await pg.fetch(
+    by_number = await common_pg.fetch(
         "SELECT i.event_id FROM relay.queue q JOIN relay.inbox i ON i.id = q.inbox_id"
         " ORDER BY q.number"
     )
     assert [row["event_id"] for row in by_number] == names
-    assert await pg.fetchval("SELECT count(*) FROM relay.queue WHERE number <> inbox_id") == 0
+    assert (
+        await common_pg.fetchval("SELECT count(*) FROM relay.queue WHERE number <> inbox_id") == 0
+    )
 
 
 async def test_a_late_commit_is_not_skipped(
@@ -236,37 +244,41 @@ async def test_a_late_commit_is_not_skipped(
 # Each event once
 
 
-async def test_an_event_is_stored_once(pg: asyncpg.Connection, source_id: int) -> None:
-    first = new_event(source_id, "evt_1", body=b"first")
-    again = new_event(source_id, "evt_1", body=b"other bytes", object_id="cus_2")
-    assert await put(pg, first) == [True]
-    assert await put(pg, again) == [False]
-    assert await put(pg, again, new_event(source_id, "evt_2"), first) == [False, True, False]
-    rows = await pg.fetch("SELECT body FROM relay.inbox WHERE event_id = 'evt_1'")
+async def test_an_event_is_stored_once(common_pg: asyncpg.Connection, common_source: int) -> None:
+    first = new_event(common_source, "evt_1", body=b"first")
+    again = new_event(common_source, "evt_1", body=b"other bytes", object_id="cus_2")
+    assert await put(common_pg, first) == [True]
+    assert await put(common_pg, again) == [False]
+    assert await put(common_pg, again, new_event(common_source, "evt_2"), first) == [
+        False,
+        True,
+        False,
+    ]
+    rows = await common_pg.fetch("SELECT body FROM relay.inbox WHERE event_id = 'evt_1'")
     assert [row["body"] for row in rows] == [b"first"]
-    assert await pg.fetchval("SELECT count(*) FROM relay.queue") == 2
+    assert await common_pg.fetchval("SELECT count(*) FROM relay.queue") == 2
 
 
 async def test_of_the_same_event_in_one_call_the_first_is_stored(
-    pg: asyncpg.Connection, source_id: int
+    common_pg: asyncpg.Connection, common_source: int
 ) -> None:
     events = [
-        new_event(source_id, "evt_2", body=b"a"),
-        new_event(source_id, "evt_1", body=b"b"),
-        new_event(source_id, "evt_2", body=b"c"),
-        new_event(source_id, "evt_1", body=b"d"),
-        new_event(source_id, "evt_2", body=b"e"),
+        new_event(common_source, "evt_2", body=b"a"),
+        new_event(common_source, "evt_1", body=b"b"),
+        new_event(common_source, "evt_2", body=b"c"),
+        new_event(common_source, "evt_1", body=b"d"),
+        new_event(common_source, "evt_2", body=b"e"),
     ]
-    assert await put(pg, *events) == [True, True, False, False, False]
-    rows = await pg.fetch("SELECT body FROM relay.inbox ORDER BY id")
+    assert await put(common_pg, *events) == [True, True, False, False, False]
+    rows = await common_pg.fetch("SELECT body FROM relay.inbox ORDER BY id")
     assert [row["body"] for row in rows] == [b"a", b"b"]
 
 
-async def test_sources_do_not_share_ids(pg: asyncpg.Connection, source_id: int) -> None:
+async def test_sources_do_not_share_ids(common_pg: asyncpg.Connection, common_source: int) -> None:
     """Accounts of a platform may send the same event to two of its sources."""
-    mine, theirs = new_event(source_id, "evt_1"), new_event(source_id + 1, "evt_1")
-    assert await put(pg, mine, theirs) == [True, True]
-    assert await put(pg, theirs, mine) == [False, False]
+    mine, theirs = new_event(common_source, "evt_1"), new_event(common_source + 1, "evt_1")
+    assert await put(common_pg, mine, theirs) == [True, True]
+    assert await put(common_pg, theirs, mine) == [False, False]
 
 
 async def test_a_rollback_leaves_nothing(pg: asyncpg.Connection, source_id: int) -> None:
@@ -374,70 +386,74 @@ def _rejected(source_id: int, body: bytes, *, copy: bool) -> NewEvent:
 
 @pytest.mark.parametrize("copy", [False, True])
 async def test_what_is_no_event_is_dead_at_once(
-    pg: asyncpg.Connection, source_id: int, copy: bool
+    common_pg: asyncpg.Connection, common_source: int, copy: bool
 ) -> None:
-    (stored,) = await store(pg, _rejected(source_id, b"{", copy=copy))
-    assert await states(pg, stored) == ["dead"]
-    letter = await pg.fetchrow("SELECT * FROM relay.dead_letters")
+    (stored,) = await store(common_pg, _rejected(common_source, b"{", copy=copy))
+    assert await states(common_pg, stored) == ["dead"]
+    letter = await common_pg.fetchrow("SELECT * FROM relay.dead_letters")
     assert letter is not None
     assert letter["inbox_id"] == stored
     assert (letter["error_code"], letter["error"]) == ("invalid_json", "no JSON")
     assert (letter["attempts"], letter["body_text"]) == (0, "{")
-    kinds = await pg.fetch("SELECT kind FROM relay.queue")
+    kinds = await common_pg.fetch("SELECT kind FROM relay.queue")
     assert [row["kind"] for row in kinds] == ([1] if copy else [])
-    assert await put(pg, _rejected(source_id, b"{", copy=copy)) == [False]
-    assert len(await letters_of(pg, stored)) == 1
+    assert await put(common_pg, _rejected(common_source, b"{", copy=copy)) == [False]
+    assert len(await letters_of(common_pg, stored)) == 1
 
 
 async def test_what_is_no_event_never_blocks_the_genuine_one(
-    pg: asyncpg.Connection, source_id: int
+    common_pg: asyncpg.Connection, common_source: int
 ) -> None:
-    thin = _rejected(source_id, b'{"id": "evt_1", "object": "v2.core.event"}', copy=False)
-    genuine = new_event(source_id, "evt_1")
-    assert await put(pg, thin) == [True]
-    assert await put(pg, genuine) == [True]
-    assert await states(pg, await inbox_id(pg, genuine)) == ["pending"]
+    thin = _rejected(common_source, b'{"id": "evt_1", "object": "v2.core.event"}', copy=False)
+    genuine = new_event(common_source, "evt_1")
+    assert await put(common_pg, thin) == [True]
+    assert await put(common_pg, genuine) == [True]
+    assert await states(common_pg, await inbox_id(common_pg, genuine)) == ["pending"]
 
 
-async def test_dead_and_living_ones_in_one_call(pg: asyncpg.Connection, source_id: int) -> None:
+async def test_dead_and_living_ones_in_one_call(
+    common_pg: asyncpg.Connection, common_source: int
+) -> None:
     events = [
-        new_event(source_id, "evt_1"),
-        _rejected(source_id, b"1", copy=False),
-        _rejected(source_id, b"2", copy=True),
-        new_event(source_id, "evt_2"),
-        _rejected(source_id, b"2", copy=True),
+        new_event(common_source, "evt_1"),
+        _rejected(common_source, b"1", copy=False),
+        _rejected(common_source, b"2", copy=True),
+        new_event(common_source, "evt_2"),
+        _rejected(common_source, b"2", copy=True),
     ]
-    assert await put(pg, *events) == [True, True, True, True, False]
-    found = await pg.fetch("SELECT state FROM relay.events ORDER BY id")
+    assert await put(common_pg, *events) == [True, True, True, True, False]
+    found = await common_pg.fetch("SELECT state FROM relay.events ORDER BY id")
     assert [row["state"] for row in found] == ["pending", "dead", "dead", "pending"]
 
 
 # Samples of refused requests
 
 
-async def test_a_refused_request_is_no_event(pg: asyncpg.Connection, source_id: int) -> None:
+async def test_a_refused_request_is_no_event(
+    common_pg: asyncpg.Connection, common_source: int
+) -> None:
     body = b"\xff" * (REFUSED_SAMPLE_BYTES + 1)
-    await inbox.keep_refused(pg, source_id, "signature_wrong", "no \0 and \udcff", body)
-    letter = await pg.fetchrow("SELECT * FROM relay.dead_letters")
+    await inbox.keep_refused(common_pg, common_source, "signature_wrong", "no \0 and \udcff", body)
+    letter = await common_pg.fetchrow("SELECT * FROM relay.dead_letters")
     assert letter is not None
     assert (letter["source"], letter["inbox_id"], letter["event_id"]) == ("shop", None, None)
     assert (letter["error_code"], letter["error"]) == ("signature_wrong", "no \\0 and \\udcff")
     assert letter["body_text"] == "\\377" * REFUSED_SAMPLE_BYTES
-    assert await pg.fetchval("SELECT count(*) FROM relay.events") == 0
-    assert await pg.fetchval("SELECT dead FROM relay.lag") == 0
+    assert await common_pg.fetchval("SELECT count(*) FROM relay.events") == 0
+    assert await common_pg.fetchval("SELECT dead FROM relay.lag") == 0
 
 
 async def test_only_the_newest_samples_of_each_source_are_kept(
-    pg: asyncpg.Connection, source_id: int, monkeypatch: pytest.MonkeyPatch
+    common_pg: asyncpg.Connection, common_source: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(inbox, "REFUSED_SAMPLES_PER_SOURCE", 3)
     for number in range(5):
-        await inbox.keep_refused(pg, source_id, "signature_wrong", str(number), b"")
-        await inbox.keep_refused(pg, source_id + 1, "signature_wrong", str(number), b"")
-    await store(pg, _rejected(source_id, b"{", copy=False))
-    assert await inbox.prune_refused(pg) == 4
-    assert await inbox.prune_refused(pg) == 0
-    left = await pg.fetch(
-        "SELECT error FROM relay.dead_letter WHERE source_id = $1 ORDER BY id", source_id
+        await inbox.keep_refused(common_pg, common_source, "signature_wrong", str(number), b"")
+        await inbox.keep_refused(common_pg, common_source + 1, "signature_wrong", str(number), b"")
+    await store(common_pg, _rejected(common_source, b"{", copy=False))
+    assert await inbox.prune_refused(common_pg) == 4
+    assert await inbox.prune_refused(common_pg) == 0
+    left = await common_pg.fetch(
+        "SELECT error FROM relay.dead_letter WHERE source_id = $1 ORDER BY id", common_source
     )
     assert [row["error"] for row in left] == ["2", "3", "4", "no JSON"]

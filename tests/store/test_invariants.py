@@ -245,24 +245,24 @@ async def insert_row(pg: asyncpg.Connection, table: str, row: dict[str, Any]) ->
 
 @pytest.mark.parametrize("table", [name for name in VALID if name not in ("lane", "compatibility")])
 async def test_a_row_that_can_be_true_is_taken(
-    pg: asyncpg.Connection, source_id: int, table: str
+    common_pg: asyncpg.Connection, common_source: int, table: str
 ) -> None:
-    await insert(pg, source_id, table)
+    await insert(common_pg, common_source, table)
 
 
 @pytest.mark.parametrize("constraint", BROKEN)
 async def test_a_row_that_cannot_be_true_is_refused(
-    pg: asyncpg.Connection, source_id: int, constraint: str
+    common_pg: asyncpg.Connection, common_source: int, constraint: str
 ) -> None:
     table, wrong = BROKEN[constraint]
     for changes in wrong:
         with pytest.raises(asyncpg.IntegrityConstraintViolationError) as refusal:
-            await insert(pg, source_id, table, **changes)
+            await insert(common_pg, common_source, table, **changes)
         assert refusal.value.constraint_name == constraint, changes
 
 
-async def test_every_check_is_broken_once(pg: asyncpg.Connection) -> None:
-    rows = await pg.fetch(
+async def test_every_check_is_broken_once(common_pg: asyncpg.Connection) -> None:
+    rows = await common_pg.fetch(
         """
         SELECT c.conname FROM pg_constraint c JOIN pg_class t ON t.oid = c.conrelid
         WHERE c.connamespace = 'relay'::regnamespace AND c.contype = 'c' AND NOT t.relispartition

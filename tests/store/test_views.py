@@ -31,32 +31,36 @@ ORDER BY a.attnum
 
 
 @pytest.mark.parametrize("view", COLUMNS)
-async def test_a_view_has_the_columns_that_users_rely_on(pg: asyncpg.Connection, view: str) -> None:
-    found = [row["name"] for row in await pg.fetch(_OF_VIEW, view)]
+async def test_a_view_has_the_columns_that_users_rely_on(
+    common_pg: asyncpg.Connection, view: str
+) -> None:
+    found = [row["name"] for row in await common_pg.fetch(_OF_VIEW, view)]
     assert [name for name in found if name in COLUMNS[view].split()] == COLUMNS[view].split()
-    await pg.fetch(f"SELECT * FROM relay.{view}")
+    await common_pg.fetch(f"SELECT * FROM relay.{view}")
 
 
 @pytest.mark.parametrize("view", COLUMNS)
 async def test_a_view_and_each_of_its_columns_are_described(
-    pg: asyncpg.Connection, view: str
+    common_pg: asyncpg.Connection, view: str
 ) -> None:
-    about = await pg.fetchval("SELECT obj_description(to_regclass('relay.' || $1))", view)
+    about = await common_pg.fetchval("SELECT obj_description(to_regclass('relay.' || $1))", view)
     assert about.endswith(".")
-    comments = {row["name"]: row["comment"] for row in await pg.fetch(_OF_VIEW, view)}
+    comments = {row["name"]: row["comment"] for row in await common_pg.fetch(_OF_VIEW, view)}
     assert {name: text for name, text in comments.items() if not text} == {}
 
 
-async def test_there_are_no_other_views(pg: asyncpg.Connection) -> None:
-    found = await pg.fetch(
+async def test_there_are_no_other_views(common_pg: asyncpg.Connection) -> None:
+    found = await common_pg.fetch(
         "SELECT relname FROM pg_class WHERE relkind = 'v' AND relnamespace = 'relay'::regnamespace"
     )
     assert {row["relname"] for row in found} == set(COLUMNS)
 
 
 @pytest.mark.parametrize(("function", "returns"), FUNCTIONS.items())
-async def test_functions_are_described(pg: asyncpg.Connection, function: str, returns: str) -> None:
-    found = await pg.fetchrow(
+async def test_functions_are_described(
+    common_pg: asyncpg.Connection, function: str, returns: str
+) -> None:
+    found = await common_pg.fetchrow(
         """
         SELECT pg_get_function_result(oid) AS returns, obj_description(oid) AS comment
         FROM pg_proc WHERE oid = to_regprocedure('relay.' || $1 || '(bigint)')
@@ -69,11 +73,12 @@ async def test_functions_are_described(pg: asyncpg.Connection, function: str, re
 
 
 async def test_the_snapshot_of_a_resource_is_one_row(
-    pg: asyncpg.Connection, source_id: int
+    common_pg: asyncpg.Connection, common_source: int
 ) -> None:
-    await pg.execute(
+    await common_pg.execute(
         f"""
-        INSERT INTO relay.snapshot (id, source_id, state) VALUES ('snap_1', {source_id}, 'running');
+        INSERT INTO relay.snapshot (id, source_id, state)
+        VALUES ('snap_1', {common_source}, 'running');
         INSERT INTO relay.snapshot_range
             (snapshot_id, resource, state, objects, pages, cursor, started_at, updated_at,
              finished_at, last_error)
@@ -88,7 +93,7 @@ async def test_the_snapshot_of_a_resource_is_one_row(
              NULL)
         """
     )
-    rows = await pg.fetch(
+    rows = await common_pg.fetch(
         "SELECT resource, state, objects, pages, cursor, finished_at::date::text AS finished,"
         " last_error FROM relay.snapshot_progress ORDER BY resource"
     )
@@ -97,8 +102,10 @@ async def test_the_snapshot_of_a_resource_is_one_row(
         ("customer", "running", 7, 3, "cus_9", None, "first"),
     ]
     for state in ("failed", "cancelled", "paused"):
-        await pg.execute("UPDATE relay.snapshot_range SET state = $1 WHERE cursor = 'cus_9'", state)
-        found = await pg.fetchval(
+        await common_pg.execute(
+            "UPDATE relay.snapshot_range SET state = $1 WHERE cursor = 'cus_9'", state
+        )
+        found = await common_pg.fetchval(
             "SELECT state FROM relay.snapshot_progress WHERE resource = 'customer'"
         )
         assert found == state
