@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import tempfile
 import time
@@ -24,11 +23,9 @@ from benchmarks.parts import (
     server_process,
 )
 from relay.core.event import peek
-from relay.core.routing import lane_of, record_key
 from relay.dev.postgres import EmbeddedPostgres
 from relay.store import inbox
 from relay.store.engine import Database
-from relay.store.inbox import NewEvent
 
 OBJECTS = 5_000
 _run = count()
@@ -89,35 +86,18 @@ async def _fill(url: str, source_id: int, bodies: list[bytes]) -> None:
     database = Database(url)
     try:
         for start in range(0, len(bodies), 500):
-            events = [_new_event(source_id, body) for body in bodies[start : start + 500]]
+            events = [
+                inbox.new_event(
+                    peek(body), body, source_id=source_id, origin="webhook", signature_header=None
+                )
+                for body in bodies[start : start + 500]
+            ]
             async with database.driver() as pg, pg.transaction():
                 await inbox.put(pg, events)
         async with database.driver() as pg:
             await pg.execute("VACUUM ANALYZE relay.queue")
     finally:
         await database.close()
-
-
-def _new_event(source_id: int, body: bytes) -> NewEvent:
-    event = peek(body)
-    lane, key_hash = lane_of(record_key(event))
-    return NewEvent(
-        source_id=source_id,
-        event_id=event.event_id,
-        event_type=event.event_type,
-        object_type=event.object_type,
-        object_id=event.object_id,
-        account=event.account,
-        livemode=event.livemode,
-        api_version=event.api_version,
-        event_created=event.created,
-        origin="webhook",
-        signature_header=None,
-        body=body,
-        body_sha256=hashlib.sha256(body).digest(),
-        lane=lane,
-        key_hash=key_hash,
-    )
 
 
 async def _naive(server: str, kafka: str, events: int) -> float:

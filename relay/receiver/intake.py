@@ -7,11 +7,11 @@ from typing import Final
 
 from relay.core.errors import UnusableEvent
 from relay.core.event import peek
-from relay.core.routing import key_of, lane_of, record_key
+from relay.core.routing import key_of, lane_of
 from relay.core.signature import accept_unsigned, verify
 from relay.core.source import SourceConfig
 from relay.store.admission import Admitted
-from relay.store.inbox import NewEvent
+from relay.store.inbox import NewEvent, new_event
 
 ORIGIN: Final = "webhook"
 
@@ -30,23 +30,12 @@ def examine(body: bytes, signature: str | None, source: Admitted, now: float) ->
         event = peek(verified)
     except UnusableEvent as error:
         return dead(body, signature, source.config, error.code, error.message)
-    lane, key_hash = lane_of(record_key(event))
-    return NewEvent(
+    return new_event(
+        event,
+        body,
         source_id=source.config.source_id,
-        event_id=event.event_id,
-        event_type=event.event_type,
-        object_type=event.object_type,
-        object_id=event.object_id,
-        account=event.account,
-        livemode=event.livemode,
-        api_version=event.api_version,
-        event_created=event.created,
         origin=ORIGIN,
         signature_header=signature,
-        body=body,
-        body_sha256=sha256(body).digest(),
-        lane=lane,
-        key_hash=key_hash,
     )
 
 

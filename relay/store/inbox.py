@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from hashlib import sha256
 
 import asyncpg
 import msgspec
 
 from relay.core.errors import RelayError
+from relay.core.event import Event
+from relay.core.routing import lane_of, record_key
 from relay.store.text import storable
 
 # A sample of refused requests is for finding the mistake, not for keeping what anybody sends.
@@ -47,6 +50,30 @@ class NewEvent(msgspec.Struct, frozen=True, kw_only=True):
     dead_code: str | None = None
     dead_error: str | None = None
     dead_copy: bool = False
+
+
+def new_event(
+    event: Event, body: bytes, *, source_id: int, origin: str, signature_header: str | None
+) -> NewEvent:
+    """The row of an event that can be relayed; ``body`` is what ``event`` was read from."""
+    lane, key_hash = lane_of(record_key(event))
+    return NewEvent(
+        source_id=source_id,
+        event_id=event.event_id,
+        event_type=event.event_type,
+        object_type=event.object_type,
+        object_id=event.object_id,
+        account=event.account,
+        livemode=event.livemode,
+        api_version=event.api_version,
+        event_created=event.created,
+        origin=origin,
+        signature_header=signature_header,
+        body=body,
+        body_sha256=sha256(body).digest(),
+        lane=lane,
+        key_hash=key_hash,
+    )
 
 
 # Store events that are new, queue them, and tell which they were.

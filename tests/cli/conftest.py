@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import itertools
 import json
 import logging
 import os
@@ -13,13 +11,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+import msgspec
 import pytest
 import structlog
 from click.testing import CliRunner, Result
 
 from relay.cli.main import main
 from relay.core.event import peek
-from relay.core.routing import lane_of, record_key
 from relay.store import inbox, sources
 from relay.store.engine import Database
 from relay.store.sealing import new_key
@@ -133,7 +131,6 @@ def relay(database_url: str) -> Relay:
 @pytest.fixture
 def receive(database: Database) -> Receive:
     """Puts events into the inbox."""
-    unnamed = itertools.count(1)
 
     async def put(source: str, *bodies: Mapping[str, Any], dead: str | None = None) -> list[int]:
         async with database.begin() as connection:
@@ -141,29 +138,16 @@ def receive(database: Database) -> Receive:
         new = []
         for each in bodies:
             body = json.dumps(each).encode()
-            found = peek(body)
-            lane, key_hash = lane_of(record_key(found))
-            new.append(
-                inbox.NewEvent(
-                    source_id=source_id,
-                    event_id=found.event_id or f"unnamed_{next(unnamed)}",
-                    event_type=found.event_type,
-                    object_type=found.object_type,
-                    object_id=found.object_id,
-                    account=found.account,
-                    livemode=found.livemode,
-                    api_version=found.api_version,
-                    event_created=found.created,
-                    origin="webhook",
-                    signature_header="t=1,v1=00",
-                    body=body,
-                    body_sha256=hashlib.sha256(body).digest(),
-                    lane=lane,
-                    key_hash=key_hash,
-                    dead_code=dead,
-                    dead_error=None if dead is None else f"it is {dead}",
-                )
+            row = inbox.new_event(
+                peek(body),
+                body,
+                source_id=source_id,
+                origin="webhook",
+                signature_header="t=1,v1=00",
             )
+            if dead is not None:
+                row = msgspec.structs.replace(row, dead_code=dead, dead_error=f"it is {dead}")
+            new.append(row)
         async with database.driver() as pg:
             async with pg.transaction():
                 assert all(await inbox.put(pg, new))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 from collections.abc import Sequence
@@ -13,7 +12,6 @@ import msgspec
 from confluent_kafka import Message
 
 from relay.core.event import peek
-from relay.core.routing import lane_of, record_key
 from relay.core.source import SourceConfig
 from relay.core.transform import StoredEvent
 from relay.forwarder import Forwarder, Recovery, Shared
@@ -59,24 +57,8 @@ def event(
 
 def new_event(source_id: int, body: bytes, origin: str = "webhook") -> NewEvent:
     """An event as the receiver would hand it to the inbox."""
-    seen = peek(body)
-    lane, key_hash = lane_of(record_key(seen))
-    return NewEvent(
-        source_id=source_id,
-        event_id=seen.event_id,
-        event_type=seen.event_type,
-        object_type=seen.object_type,
-        object_id=seen.object_id,
-        account=seen.account,
-        livemode=seen.livemode,
-        api_version=seen.api_version,
-        event_created=seen.created,
-        origin=origin,
-        signature_header=None,
-        body=body,
-        body_sha256=hashlib.sha256(body).digest(),
-        lane=lane,
-        key_hash=key_hash,
+    return inbox.new_event(
+        peek(body), body, source_id=source_id, origin=origin, signature_header=None
     )
 
 
