@@ -7,14 +7,21 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, column, select, table
+from sqlalchemy import ColumnElement, column, false, select, table
 from sqlalchemy import text as sql
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from relay.core.errors import ConfigError, UnusableEvent
 from relay.core.event import peek
 from relay.core.routing import key_of, lane_of, record_key
-from relay.store.events import Filter, Operator, discard_dead_letters, impossible, like, log
+from relay.store.events import (
+    Filter,
+    Operator,
+    conditions_on,
+    discard_dead_letters,
+    is_impossible,
+    log,
+)
 
 _HEAD = (
     "id",
@@ -49,30 +56,16 @@ def _conditions(wanted: Filter, *, open_only: bool) -> list[ColumnElement[bool]]
     c = _letters.c
     if wanted.state not in (None, "dead"):
         raise ConfigError(f"dead letters have no state {wanted.state!r}: leave the state out")
-    conditions = impossible(wanted)
-    if conditions:
-        return conditions
+    if is_impossible(wanted):
+        return [false()]
+    conditions = conditions_on(wanted, c, inbox_id="inbox_id", error="error_code", moment="dead_at")
     if open_only:
         conditions += [c.replayed_at.is_(None), c.discarded_at.is_(None)]
-    if wanted.source is not None:
-        conditions.append(c.source == wanted.source)
-    if wanted.type is not None:
-        conditions.append(c.event_type.like(like(wanted.type)))
     if wanted.object is not None:
         of_object = sql("SELECT id FROM relay.inbox WHERE object_id = :object").bindparams(
             object=wanted.object
         )
         conditions.append(c.inbox_id.in_(of_object.columns(column("id"))))
-    if wanted.since is not None:
-        conditions.append(c.dead_at >= wanted.since)
-    if wanted.until is not None:
-        conditions.append(c.dead_at < wanted.until)
-    if wanted.error is not None:
-        conditions.append(c.error_code == wanted.error)
-    if wanted.event_id is not None:
-        conditions.append(c.event_id == wanted.event_id)
-    if wanted.inbox_id is not None:
-        conditions.append(c.inbox_id == wanted.inbox_id)
     return conditions
 
 

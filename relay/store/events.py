@@ -10,6 +10,7 @@ import msgspec
 from sqlalchemy import ColumnElement, column, false, func, insert, literal_column, select, table
 from sqlalchemy import text as sql
 from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.sql.base import ReadOnlyColumnCollection
 
 from relay.core.errors import ConfigError
 from relay.store.queue import OPERATOR_HOLDS_LANES
@@ -98,38 +99,54 @@ def like(pattern: str) -> str:
     return escaped.replace("*", "%")
 
 
-def impossible(wanted: Filter) -> list[ColumnElement[bool]]:
-    """A condition that nothing fits, when a text is asked for that PostgreSQL cannot hold."""
+def is_impossible(wanted: Filter) -> bool:
+    """Whether a text is asked for that PostgreSQL cannot hold: nothing fits, and it cannot ask."""
     texts = (wanted.source, wanted.type, wanted.object, wanted.error, wanted.event_id)
-    return [] if all(is_storable(text) for text in texts if text is not None) else [false()]
+    return not all(is_storable(text) for text in texts if text is not None)
+
+
+def conditions_on(
+    wanted: Filter,
+    columns: ReadOnlyColumnCollection[str, Any],
+    *,
+    inbox_id: str,
+    error: str,
+    moment: str,
+) -> list[ColumnElement[bool]]:
+    """What the filters of events and of dead letters have in common; not yet object and state.
+
+    ``inbox_id``, ``error`` and ``moment`` are the names that these columns have.
+    """
+    equal = {
+        "source": wanted.source,
+        "event_id": wanted.event_id,
+        inbox_id: wanted.inbox_id,
+        error: wanted.error,
+    }
+    conditions = [columns[name] == value for name, value in equal.items() if value is not None]
+    if wanted.type is not None:
+        conditions.append(columns["event_type"].like(like(wanted.type)))
+    if wanted.since is not None:
+        conditions.append(columns[moment] >= wanted.since)
+    if wanted.until is not None:
+        conditions.append(columns[moment] < wanted.until)
+    return conditions
 
 
 def _conditions(wanted: Filter) -> list[ColumnElement[bool]]:
+    if is_impossible(wanted):
+        return [false()]
     c = _events.c
-    conditions = impossible(wanted)
-    if conditions:
-        return conditions
+    conditions = conditions_on(
+        wanted, c, inbox_id="id", error="last_error_code", moment="received_at"
+    )
     if wanted.state is not None:
         if wanted.state not in STATES:
             raise ConfigError(f"no state {wanted.state!r}; states are {', '.join(STATES)}")
         # A literal, not a parameter: the planner leaves out the branches of the other states.
         conditions.append(c.state == literal_column(f"'{wanted.state}'"))
-    if wanted.source is not None:
-        conditions.append(c.source == wanted.source)
-    if wanted.type is not None:
-        conditions.append(c.event_type.like(like(wanted.type)))
     if wanted.object is not None:
         conditions.append(c.object_id == wanted.object)
-    if wanted.since is not None:
-        conditions.append(c.received_at >= wanted.since)
-    if wanted.until is not None:
-        conditions.append(c.received_at < wanted.until)
-    if wanted.error is not None:
-        conditions.append(c.last_error_code == wanted.error)
-    if wanted.event_id is not None:
-        conditions.append(c.event_id == wanted.event_id)
-    if wanted.inbox_id is not None:
-        conditions.append(c.id == wanted.inbox_id)
     return conditions
 
 
