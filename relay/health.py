@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from typing import Final
-from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
 from litestar import HttpMethod, Response, route
 from litestar.handlers import HTTPRouteHandler
 
 from relay.store import durability, schema
-from relay.store.engine import Database
+from relay.store.engine import Database, has_several_hosts
 
 _CHECK_SECONDS: Final = 3.0
 _FRESH_SECONDS: Final = 1.0
@@ -83,10 +82,3 @@ class Health:
             return Response(readiness, status_code=200 if readiness.ready else 503)
 
         return [livez, readyz]
-
-
-def has_several_hosts(dsn: str) -> bool:
-    """Whether a libpq URL names more than one host, and so foresees a failover."""
-    parts = urlsplit(dsn)
-    query = dict(parse_qsl(parts.query))
-    return "," in parts.netloc.rpartition("@")[2] or "," in query.get("host", "")

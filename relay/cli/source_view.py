@@ -5,8 +5,6 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from relay.cli.output import say, warn
 
 if TYPE_CHECKING:
@@ -68,9 +66,7 @@ def webhook_url(settings: Settings, public_id: str, key: str | None) -> str:
     """What Stripe is to call; without a key where that is not known any more."""
     base = settings.public_url
     if base is None:
-        wildcard = settings.bind.host in ("0.0.0.0", "::")  # noqa: S104 - compared, not bound
-        local = msgspec.structs.replace(settings.bind, host="localhost")
-        base = f"http://{local if wildcard else settings.bind}"
+        base = f"http://{settings.bind.from_here}"
     url = f"{base}/webhooks/{public_id}"
     return url if key is None else f"{url}?api_key={key}"
 

@@ -219,8 +219,7 @@ def _with_public_url(settings: Settings, relay: App) -> Settings:
     if settings.public_url is not None:
         return settings
     assert relay.receiver is not None
-    host, port = relay.receiver.addresses[0]
-    local = Address("localhost" if host in ("0.0.0.0", "::") else host, port)  # noqa: S104
+    local = Address(*relay.receiver.addresses[0]).from_here
     return msgspec.structs.replace(settings, public_url=f"http://{local}")
 
 

@@ -24,6 +24,12 @@ class Address(msgspec.Struct, frozen=True):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     @property
+    def from_here(self) -> Address:
+        """The same, as it is reached from this machine: every interface is not an address."""
+        everywhere = self.host in ("0.0.0.0", "::")  # noqa: S104 - compared, not bound
+        return Address("localhost", self.port) if everywhere else self
+
+    @property
     def is_loopback(self) -> bool:
         """Whether only this machine can reach it."""
         try:

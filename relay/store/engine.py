@@ -147,12 +147,18 @@ class Database:
         await self.engine.dispose()
 
 
+def has_several_hosts(dsn: str) -> bool:
+    """Whether a libpq URL names more than one host, and so foresees a failover."""
+    parts = urlsplit(dsn)
+    query = dict(parse_qsl(parts.query))
+    return "," in parts.netloc.rpartition("@")[2] or "," in query.get("host", "")
+
+
 def with_write_target(dsn: str) -> str:
     """With several hosts ask for the one that takes writes, unless the URL already chooses."""
     parts = urlsplit(dsn)
-    hosts = parts.netloc.rpartition("@")[2]
     query = dict(parse_qsl(parts.query))
-    if "," not in hosts + query.get("host", "") or "target_session_attrs" in query:
+    if not has_several_hosts(dsn) or "target_session_attrs" in query:
         return dsn
     query["target_session_attrs"] = "read-write"
     return urlunsplit(parts._replace(query=urlencode(query)))

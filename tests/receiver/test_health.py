@@ -9,8 +9,8 @@ import asyncpg
 import pytest
 import pytest_asyncio
 
-from relay.health import Health, has_several_hosts
-from relay.store.engine import Database
+from relay.health import Health
+from relay.store.engine import Database, has_several_hosts
 
 
 @pytest_asyncio.fixture
