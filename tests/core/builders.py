@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from relay.core.event import peek
 from relay.core.record import Record
 from relay.core.source import SourceConfig
 from relay.core.transform import Deliver, StoredEvent, transform
@@ -45,6 +46,24 @@ def stored(
         "body": body.encode(),
     }
     return StoredEvent(**(fields | changes))
+
+
+def received(body: bytes) -> StoredEvent:
+    """A row of the inbox with this body, as the receiver would have written it."""
+    event = peek(body)
+    return StoredEvent(
+        inbox_id=1,
+        event_id=event.event_id,
+        event_type=event.event_type,
+        object_type=event.object_type,
+        object_id=event.object_id,
+        account=event.account,
+        livemode=event.livemode,
+        api_version=event.api_version,
+        created=event.created,
+        origin="webhook",
+        body=body,
+    )
 
 
 def records(event: StoredEvent, **settings: Any) -> tuple[Record, ...]:

@@ -9,33 +9,17 @@ import pytest
 from relay.core.catalog import FAN_OUTS
 from relay.core.event import peek
 from relay.core.routing import record_key
-from relay.core.transform import Deliver, StoredEvent, transform
+from relay.core.transform import Deliver, transform
 from relay.dev import samples
 from relay.dev.samples import Sample
-from tests.core.builders import source
+from tests.core.builders import received, source
 
 SAMPLES = list(samples.events())
 CONFIG = source(resources=("*",), fan_out=tuple(FAN_OUTS), tombstones=True)
 
 
 def outcome_of(sample: Sample) -> Deliver:
-    event = peek(sample.body)
-    outcome = transform(
-        StoredEvent(
-            inbox_id=1,
-            event_id=event.event_id,
-            event_type=event.event_type,
-            object_type=event.object_type,
-            object_id=event.object_id,
-            account=event.account,
-            livemode=event.livemode,
-            api_version=event.api_version,
-            created=event.created,
-            origin="webhook",
-            body=sample.body,
-        ),
-        CONFIG,
-    )
+    outcome = transform(received(sample.body), CONFIG)
     assert isinstance(outcome, Deliver)
     return outcome
 

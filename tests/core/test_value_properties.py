@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.core import value
-from relay.core.event import peek
 from relay.core.source import SourceConfig
-from relay.core.transform import Deliver, StoredEvent, transform
+from relay.core.transform import Deliver, transform
 from tests.core import json_texts
+from tests.core.builders import received
 from tests.core.json_texts import Member, Tokens
 
 SOURCE = SourceConfig(source_id=1, public_id="src_1", name="main")
@@ -54,23 +54,7 @@ def events(
 
 
 def sent(body: bytes) -> bytes:
-    event = peek(body)
-    outcome = transform(
-        StoredEvent(
-            inbox_id=1,
-            event_id=event.event_id,
-            event_type=event.event_type,
-            object_type=event.object_type,
-            object_id=event.object_id,
-            account=event.account,
-            livemode=event.livemode,
-            api_version=event.api_version,
-            created=event.created,
-            origin="webhook",
-            body=body,
-        ),
-        SOURCE,
-    )
+    outcome = transform(received(body), SOURCE)
     assert isinstance(outcome, Deliver)
     (record,) = outcome.records
     assert record.value is not None
