@@ -79,7 +79,8 @@ class Loop:
     async def _rest(self, stop: asyncio.Event, failures: int) -> None:
         if failures:
             least, most = _BACKOFF_SECONDS
-            seconds = min(most, least * 2.0 ** min(failures, 10)) * random.uniform(0.5, 1)  # noqa: S311
+            jitter = random.uniform(0.5, 1)  # noqa: S311 - spreads load, protects nothing
+            seconds = min(most, least * 2.0 ** min(failures, 10)) * jitter
         else:
             seconds = self._idle_seconds
         try:

@@ -95,7 +95,7 @@ async def _start_parts(stack: AsyncExitStack) -> tuple[EmbeddedPostgres, Embedde
 def _temporary_directory() -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="relay-demo-") as directory:
         # Root's PostgreSQL runs as another user, who has to pass; what is in it stays private.
-        os.chmod(directory, 0o711)  # noqa: S103
+        os.chmod(directory, 0o711)  # noqa: S103 - to pass, not to read
         yield directory
 
 

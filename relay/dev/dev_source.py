@@ -20,7 +20,7 @@ NAME: Final = "dev"
 
 # Without the prefix of settings, which other commands would refuse: a shell may use them.
 KEY: Final = "DEV_WEBHOOK_KEY"
-SIGNING_SECRET: Final = "DEV_SIGNING_SECRET"  # noqa: S105
+SIGNING_SECRET: Final = "DEV_SIGNING_SECRET"  # noqa: S105 - a name, not a secret
 
 
 class DevSource(msgspec.Struct, frozen=True):

@@ -107,7 +107,7 @@ def _become_program(plan: Plan, guard: int) -> NoReturn:
         if plan["user"] is not None:
             _exec_as(plan["user"], guard, plan)
         _end_with(guard)
-        os.execve(command[0], command, os.environ)  # noqa: S606
+        os.execve(command[0], command, os.environ)  # noqa: S606 - no shell is wanted
     except BaseException as error:
         os.write(2, f"cannot run {command[0]}: {error}\n".encode())
     finally:
@@ -139,7 +139,7 @@ def _exec_as(user: tuple[int, int], guard: int, plan: Plan) -> NoReturn:
         try:
             for path in plan["reach"]:
                 os.stat(path)
-            os.execve(command[0], command, os.environ)  # noqa: S606
+            os.execve(command[0], command, os.environ)  # noqa: S606 - no shell is wanted
         except PermissionError as error:
             refused = refused or str(error)
     raise PermissionError(

@@ -331,7 +331,7 @@ def _answers(port: str, socket_directory: str, address: str) -> bool:
     """Whether a PostgreSQL server answers where a postmaster.pid says that one listens."""
     places: list[tuple[socket.AddressFamily, str | tuple[str, int]]] = []
     if address:
-        host = "127.0.0.1" if address in ("*", "0.0.0.0") else address  # noqa: S104
+        host = "127.0.0.1" if address in ("*", "0.0.0.0") else address  # noqa: S104 - compared
         places.append((socket.AF_INET6 if ":" in host else socket.AF_INET, (host, int(port))))
     if socket_directory:
         places.append((socket.AF_UNIX, f"{socket_directory}/.s.PGSQL.{port}"))

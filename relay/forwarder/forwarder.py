@@ -31,13 +31,15 @@ _log = structlog.get_logger("relay.forwarder")
 # A quarter of a source's lanes at a time: its other lanes are free for the other connections.
 LANES_PER_BATCH = LANES // 4
 _SOURCES_SECONDS = 1.0
+# Suspects that follow one another spare the claims between them; ordinary batches wait meanwhile.
 _SUSPECTS_PER_TURN = 20
+# How often a claim looks on past lanes of which all rows wait behind parked ones.
 _LOOKS = 4
+# How soon a change of a topic's partitions is noticed and warned about.
+_TOPICS_SECONDS = 60.0
 
 Lane = tuple[int, int]
 """Source and number."""
-# How soon a change of a topic's partitions is noticed and warned about.
-_TOPICS_SECONDS = 60.0
 
 
 class Suspect(msgspec.Struct, frozen=True):
@@ -189,7 +191,7 @@ class Forwarder:
             return await self._look(pg, (suspect.source_id, suspect.lane), 1, 1)
         # The random lane spreads the connections; the random source serves them all in turn.
         source_id = random.choice(self._shared.source_ids or [0])  # noqa: S311 - not a secret
-        start = source_id, random.randrange(LANES)  # noqa: S311
+        start = source_id, random.randrange(LANES)  # noqa: S311 - nor is this
         return await self._look(pg, start, LANES_PER_BATCH, self._shared.settings.batch_rows)
 
     async def _look(

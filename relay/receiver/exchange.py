@@ -68,10 +68,6 @@ class Exchange:
         self._gone = False
         self._waiter: asyncio.Future[None] | None = None
 
-    @property
-    def abandoned(self) -> bool:
-        return self._gone
-
     def feed(self, piece: bytes, *, more: bool) -> None:
         """Body bytes from the connection; `more` tells whether others will follow."""
         self._expects_continue = False  # it did not wait for our word

@@ -33,11 +33,11 @@ _LARGE: Final = 262_144
 """Bytes from which a body is examined in a thread: its hashes would hold up everybody else."""
 
 
-class _Gone(Exception):  # noqa: N818
+class _Gone(Exception):  # noqa: N818 - not an error
     """The client left before its body was complete: there is nobody to answer."""
 
 
-class _Refusal(Exception):  # noqa: N818
+class _Refusal(Exception):  # noqa: N818 - an answer, not an error
     """An answer that ends a request early."""
 
     def __init__(self, answer: Answer) -> None:
