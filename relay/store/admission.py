@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import msgspec
 from sqlalchemy import func, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -13,6 +11,7 @@ from relay.core.source import SourceConfig
 from relay.store.sealing import Seal
 from relay.store.sources import list_all, open_secrets
 from relay.store.tables import api_key
+from relay.store.vitals import clock_offset_seconds
 
 
 class Admitted(msgspec.Struct, frozen=True):
@@ -50,6 +49,4 @@ async def load(connection: AsyncConnection, seal: Seal) -> Admission:
         admitted[each.config.public_id] = Admitted(
             each.config, tuple(keys.get(each.config.source_id, ())), secrets
         )
-    before = time.time()
-    now = (await connection.execute(select(func.clock_timestamp()))).scalar_one()
-    return Admission(admitted, now.timestamp() - (before + time.time()) / 2)
+    return Admission(admitted, await clock_offset_seconds(connection))
