@@ -10,6 +10,7 @@ from alembic import context
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
+from relay.store import ownership
 from relay.store.engine import Database
 from relay.store.partitions import is_partition_name
 from relay.store.tables import metadata
@@ -38,9 +39,7 @@ def run(connection: Connection) -> None:
     # take every table for one without a schema.
     connection.execute(text("SET LOCAL search_path = public"))
     connection.dialect.default_schema_name = "public"
-    # IF NOT EXISTS asks for the right to create one even where an administrator has done so.
-    if not schema_exists(connection):
-        connection.execute(text("CREATE SCHEMA relay"))
+    ownership.act_as_migrator(connection)
     context.configure(
         connection=connection,
         target_metadata=metadata,
@@ -53,13 +52,6 @@ def run(connection: Connection) -> None:
     context.run_migrations()
     if not context.get_context().get_current_heads():
         leave_nothing(connection)
-
-
-def schema_exists(connection: Connection) -> bool:
-    found: bool = connection.scalar(
-        text("SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = 'relay')")
-    )
-    return found
 
 
 def leave_nothing(connection: Connection) -> None:

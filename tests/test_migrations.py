@@ -109,6 +109,21 @@ async def test_down_leaves_what_somebody_keeps(empty_database_url: str) -> None:
     await pg.close()
 
 
+async def test_one_step_down_and_up_again(empty_database_url: str) -> None:
+    """With what was stored meanwhile; a build runs on the schema before its own, too."""
+    url = empty_database_url
+    await migrate(url)
+    before = sorted(row[0] for row in await query(url, _OURS))
+    for _ in range(2):
+        await migrate(url, "-1")
+        pg = await asyncpg.connect(url)
+        assert await pg.fetchval("SELECT revision FROM relay.compatibility") == BUILD_REVISION - 1
+        assert await partitions.ensure_ahead(pg, retention_days=7) == 0
+        await pg.close()
+        await migrate(url)
+    assert sorted(row[0] for row in await query(url, _OURS)) == before
+
+
 async def test_again_changes_nothing(database_url: str) -> None:
     before = sorted(row[0] for row in await query(database_url, _OURS))
     await migrate(database_url)
@@ -289,7 +304,7 @@ async def test_without_a_schema_the_transaction_stays_good(empty_database_url: s
         (BUILD_REVISION, BUILD_REVISION, True, None),
         (BUILD_REVISION - 1, BUILD_REVISION - 1, False, "run `relay migrate`"),
         (BUILD_REVISION + 3, BUILD_REVISION, True, None),
-        (BUILD_REVISION + 3, BUILD_REVISION + 1, False, "needs a build of revision 2 or later"),
+        (BUILD_REVISION + 3, BUILD_REVISION + 1, False, "needs a build of revision 3 or later"),
     ],
     ids=["the same", "older", "newer but compatible", "incompatible"],
 )

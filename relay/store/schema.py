@@ -16,7 +16,7 @@ from relay.core.errors import ConfigError
 from relay.store import partitions
 from relay.store.engine import Database
 
-BUILD_REVISION = 1
+BUILD_REVISION = 2
 """The newest schema revision that this build knows; the number of the last migration."""
 
 
