@@ -18,11 +18,15 @@ from typing import Any, Final
 
 import msgspec
 
-API_VERSION: Final = "2026-08-26.dahlia"
+from relay.core.listings import API_VERSION
 
-_EPOCH: Final = 1_780_000_000
+EPOCH: Final = 1_780_000_000
+"""The second at which every object of `objects.jsonl` was created."""
+
+PLACEHOLDER: Final = "RelaySample"
+"""What stands in its ids for the letters that tell objects apart."""
+
 _LETTERS: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-_PLACEHOLDER: Final = "RelaySample"
 
 _STATUSES: Final = frozenset(
     [
@@ -104,12 +108,12 @@ def sample(
     where the object has none.
     """
     known = _by_name().get(event_type) or EventType(event_type, event_type.partition(".")[0], True)
-    letters = _letters(f"{seed}/{event_type}", len(_PLACEHOLDER))
-    created = _EPOCH + seed
+    letters = id_letters(f"{seed}/{event_type}", len(PLACEHOLDER))
+    created = EPOCH + seed
     text = _objects().get(known.object_type) or _unknown_object(known.object_type)
     if known.has_id and object_id is not None:
         text = text.replace(json.loads(text)["id"], json.dumps(object_id)[1:-1])
-    text = text.replace(_PLACEHOLDER, letters).replace(str(_EPOCH), str(created))
+    text = text.replace(PLACEHOLDER, letters).replace(str(EPOCH), str(created))
     target = json.loads(text)
     if not known.has_id:
         target.pop("id", None)
@@ -126,7 +130,7 @@ def sample(
     if previous is not None:
         data["previous_attributes"] = previous
     event: dict[str, Any] = {
-        "id": event_id or "evt_1P" + _letters(f"event/{seed}/{event_type}", 18),
+        "id": event_id or "evt_1P" + id_letters(f"event/{seed}/{event_type}", 18),
         "object": "event",
         **({} if account is None else {"account": account}),
         "api_version": API_VERSION,
@@ -171,7 +175,7 @@ def events(
 
 def thin_body(seed: int = 0) -> bytes:
     """A thin payload (`v2.core.event`), which relay refuses: it has no `data.object`."""
-    letters = _letters(f"thin/{seed}", 18)
+    letters = id_letters(f"thin/{seed}", 18)
     return to_body(
         {
             "id": "evt_test_65" + letters,
@@ -186,6 +190,21 @@ def thin_body(seed: int = 0) -> bytes:
             },
         }
     )
+
+
+def object_text(object_type: str) -> str:
+    """The sample of a kind of object as compact JSON, as it stands in `objects.jsonl`."""
+    return _objects()[object_type]
+
+
+def id_letters(seed: str, count: int) -> str:
+    """Letters and digits as in Stripe's ids, from a hash: `random` promises no lasting sequence."""
+    number = int.from_bytes(blake2b(seed.encode("utf-8")).digest(), "big")
+    letters = []
+    for _ in range(count):
+        number, letter = divmod(number, len(_LETTERS))
+        letters.append(_LETTERS[letter])
+    return "".join(letters)
 
 
 def to_body(event: dict[str, Any]) -> bytes:
@@ -205,15 +224,5 @@ def _objects() -> dict[str, str]:
 
 
 def _unknown_object(object_type: str) -> str:
-    about = {"id": f"{object_type[:3]}_{_PLACEHOLDER}00", "object": object_type, "created": _EPOCH}
+    about = {"id": f"{object_type[:3]}_{PLACEHOLDER}00", "object": object_type, "created": EPOCH}
     return json.dumps(about)
-
-
-def _letters(seed: str, count: int) -> str:
-    """Letters and digits as in Stripe's ids, from a hash: `random` promises no lasting sequence."""
-    number = int.from_bytes(blake2b(seed.encode("utf-8")).digest(), "big")
-    letters = []
-    for _ in range(count):
-        number, letter = divmod(number, len(_LETTERS))
-        letters.append(_LETTERS[letter])
-    return "".join(letters)

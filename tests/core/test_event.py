@@ -10,6 +10,7 @@ import pytest
 from relay.core.catalog import CUSTOMER_KEYED
 from relay.core.errors import UnusableEvent
 from relay.core.event import MAX_DEPTH, MAX_ID_BYTES, Event, peek
+from relay.core.listings import API_VERSION
 from relay.dev import samples
 
 LONE = '"\\ud800"'
@@ -71,7 +72,7 @@ def test_every_known_type(sample: samples.Sample) -> None:
         customer=target["customer"] if sample.object_type in CUSTOMER_KEYED else None,
         account=None,
         livemode=False,
-        api_version=samples.API_VERSION,
+        api_version=API_VERSION,
         created=sample.event["created"],
     )
     # The exact path agrees.

@@ -8,6 +8,7 @@ import pytest
 
 from relay.core.catalog import FAN_OUTS
 from relay.core.event import peek
+from relay.core.listings import API_VERSION
 from relay.core.routing import record_key
 from relay.core.transform import Deliver, transform
 from relay.dev import samples
@@ -40,7 +41,7 @@ def test_an_event_type(sample: Sample) -> None:
     assert value["_event_id"] == sample.event_id
     assert value["_event_type"] == sample.event_type
     assert value["_event_created"] == sample.event["created"]
-    assert value["_api_version"] == samples.API_VERSION
+    assert value["_api_version"] == API_VERSION
     assert value["_livemode"] is False
     assert value["_previous_attributes"] == sample.event["data"].get("previous_attributes")
     compact = json.dumps(target, ensure_ascii=False, separators=(",", ":")).encode()
