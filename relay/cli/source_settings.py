@@ -12,6 +12,7 @@ import click
 import msgspec
 
 from relay.core.errors import ConfigError
+from relay.core.stripe_key import key_mode
 
 if TYPE_CHECKING:
     from relay.core.source import SourceConfig
@@ -215,14 +216,7 @@ def _read_stripe_key(value: str | None, file: Path | None) -> str | None:
     key = (value or "").strip()
     if not key:
         raise ConfigError(f"{flag} is blank", setting=flag)
-    if key.startswith("pk_"):
-        raise ConfigError(
-            f"{flag}: a publishable key (pk_…) can read nothing; use a secret key (sk_…) or,"
-            " better, a restricted one (rk_…) that may read the resources of the schema",
-            setting=flag,
-        )
-    if not key.startswith(("sk_", "rk_")) or not key.isascii() or not key.isprintable():
-        raise ConfigError(f"{flag} must be a key of Stripe: sk_… or rk_…", setting=flag)
+    key_mode(key, setting=flag)
     return key
 
 
