@@ -1,0 +1,16 @@
+"""The only package that speaks to Stripe."""
+
+from relay.stripe.answer import Answer, Delayed, ListedObject, Page, Refused
+from relay.stripe.api import StripeApi
+from relay.stripe.fetch import Pace, fetch_page
+
+__all__ = [
+    "Answer",
+    "Delayed",
+    "ListedObject",
+    "Pace",
+    "Page",
+    "Refused",
+    "StripeApi",
+    "fetch_page",
+]
