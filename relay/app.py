@@ -29,6 +29,7 @@ from relay.settings import Address, Settings
 from relay.store.engine import Database
 from relay.store.failures import is_outage
 from relay.store.sealing import Seal
+from relay.store.trouble import explain
 
 _log = structlog.get_logger("relay.app")
 
@@ -72,7 +73,12 @@ class Loop:
 
     def _tell(self, error: Exception) -> None:
         if is_outage(error):
-            _log.warning("app.database_away", service=self._name, error=_describe(error))
+            _log.warning(
+                "app.database_away",
+                service=self._name,
+                error=_describe(error),
+                reason=explain(error),
+            )
         else:
             _log.error("app.service_failed", service=self._name, exc_info=error)
 
@@ -125,7 +131,12 @@ class App:
         # Per forwarder a connection that claims and one for its note; the rest in their turn.
         connections = settings.forwarder_connections * 2 + 6
         name = "relay-" + "-".join(sorted(roles))
-        self.database = Database(database_url, pool_size=connections, application_name=name[:60])
+        self.database = Database(
+            database_url,
+            pool_size=connections,
+            application_name=name[:60],
+            patience_seconds=settings.database_timeout_seconds,
+        )
         self.health = Health(self.database)
         self._stop_intake = asyncio.Event()
         self._stop_rest = asyncio.Event()

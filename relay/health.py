@@ -10,9 +10,12 @@ from litestar import HttpMethod, Response, route
 from litestar.handlers import HTTPRouteHandler
 
 from relay.store import durability, schema
-from relay.store.engine import Database, has_several_hosts
+from relay.store.engine import Database
+from relay.store.trouble import explain
 
-_CHECK_SECONDS: Final = 3.0
+_CHECK_SECONDS: Final = 5.0
+_ANSWER_SECONDS: Final = 3.0
+"""What a probe has to wait at most."""
 _FRESH_SECONDS: Final = 1.0
 _METHODS: Final = [HttpMethod.GET, HttpMethod.HEAD]
 
@@ -37,7 +40,6 @@ class Health:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._several_hosts = has_several_hosts(database.dsn)
         self._faults: dict[str, str] = {}
         self._checked_at = -float("inf")
         self._checking: asyncio.Task[None] | None = None
@@ -48,7 +50,10 @@ class Health:
         if asyncio.get_running_loop().time() - self._checked_at > _FRESH_SECONDS:
             if self._checking is None or self._checking.done():
                 self._checking = asyncio.create_task(self._look(), name="relay-health")
-            await asyncio.shield(self._checking)
+            # Not cancelled when it takes longer: it has its own end, and its answer counts then.
+            done, _ = await asyncio.wait({self._checking}, timeout=_ANSWER_SECONDS)
+            if not done:
+                self._faults = {"database": f"no answer in {_ANSWER_SECONDS:g} s"}
         checks = {
             name: Check(name not in self._faults, self._faults.get(name))
             for name in ("database", "writable", "durability", "schema")
@@ -58,14 +63,20 @@ class Health:
 
     async def _look(self) -> None:
         try:
-            async with asyncio.timeout(_CHECK_SECONDS), self._database.begin() as connection:
-                faults = await durability.find_faults(connection, several_hosts=self._several_hosts)
+            async with self._database.begin(_CHECK_SECONDS) as connection:
+                faults = await durability.find_faults(
+                    connection, several_hosts=self._database.has_several_hosts
+                )
                 status = await schema.revision_status(connection)
                 if not status.usable:
                     faults["schema"] = status.reason or "unusable"
+            if "writable" in faults:
+                # Behind a name that moves, a new connection may get to the host that is.
+                await self._database.discard_pool()
         except Exception as error:
-            # The kind only: a message may hold the address, and a stranger may ask.
-            faults = {"database": f"cannot be reached ({type(error).__name__})"}
+            # Not its message, which may hold the address: a stranger may ask.
+            reason = explain(error) or type(error).__name__
+            faults = {"database": f"cannot be reached ({reason})"}
         self._faults = faults
         self._checked_at = asyncio.get_running_loop().time()
 

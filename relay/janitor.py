@@ -13,6 +13,9 @@ from relay.store.engine import READ_COMMITTED, Database
 
 _log = structlog.get_logger("relay.janitor")
 
+# Taking a partition out waits for the transactions that may still read it.
+_ROUND_SECONDS = 3600.0
+
 
 class Janitor:
     """One round of housekeeping per ``run_once``."""
@@ -25,13 +28,16 @@ class Janitor:
         """Returns how many things were done; 0 also when another process is at it."""
         # The lock lives in a transaction of its own: dropping a partition must be outside of one,
         # and locks of a session do not pass through a pooler.
-        async with self._database.driver() as guard, guard.transaction(isolation=READ_COMMITTED):
+        async with (
+            self._database.driver(_ROUND_SECONDS) as guard,
+            guard.transaction(isolation=READ_COMMITTED),
+        ):
             if not await partitions.try_lock_housekeeping(guard):
                 return 0
             return await self._keep_house()
 
     async def _keep_house(self) -> int:
-        async with self._database.driver() as pg:
+        async with self._database.driver(_ROUND_SECONDS) as pg:
             made = await partitions.ensure_ahead(pg, retention_days=self._retention_days)
             if made:
                 _log.info("janitor.partitions_made", partitions=made)

@@ -43,24 +43,24 @@ def of_database(error: BaseException, place: str) -> Failure | None:
 
     ``place`` tells where the address of the database came from.
     """
-    from sqlalchemy.exc import DBAPIError
-
     from relay.store.engine import UNAVAILABLE
+    from relay.store.trouble import cause_of, explain
 
-    cause = error
-    if isinstance(error, DBAPIError):
-        cause = getattr(error.orig, "__cause__", None) or error.orig or error
+    cause = cause_of(error)
     code = getattr(cause, "sqlstate", None)
     text = " ".join(str(cause).split()) or type(cause).__name__
+    reason = explain(cause)
     match code:
         case "42P01" | "3F000":  # undefined table, undefined schema
             return Failure("the database has no schema of relay, or an older one: `relay migrate`")
         case "42501":  # insufficient privilege
             return Failure(f"the role of {place} may not do this: {text}")
         case "28P01" | "28000" | "3D000":  # wrong password, not allowed, no such database
-            return Failure(f"PostgreSQL refuses the connection: {text}; check {place}")
+            return Failure(
+                f"PostgreSQL refuses the connection: {text}; {reason or f'check {place}'}"
+            )
     if isinstance(cause, UNAVAILABLE):
-        return Failure(f"PostgreSQL is away: {text}; check {place} and the server")
+        return Failure(f"PostgreSQL is away: {text}; {reason or f'check {place} and the server'}")
     if code is not None:
         return Failure(f"PostgreSQL: {text} ({code})")
     return None

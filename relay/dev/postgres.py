@@ -53,6 +53,7 @@ _PORT_TRIES = 5
 _ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC"}
 # The password is random and long: more rounds would not protect it better, only slow connecting.
 _SCRAM_ITERATIONS = 64
+_SCRAM_ITERATIONS_SINCE = 16
 _SSL_REQUEST = (8).to_bytes(4, "big") + (80877103).to_bytes(4, "big")
 
 
@@ -67,16 +68,24 @@ class EmbeddedPostgres(Service):
     """PostgreSQL on ``data_dir``, which is made when it does not exist.
 
     ``with EmbeddedPostgres(path) as server: server.dsn``, or ``async with``. ``settings`` are
-    further settings of the server by name (``{"max_connections": "300"}``). After SIGKILL of this
-    process the server shuts down by itself; after SIGKILL of the server the next start recovers.
+    further settings of the server by name (``{"max_connections": "300"}``), ``installation`` is one
+    to run instead of those of the Python package. After SIGKILL of this process the server shuts
+    down by itself; after SIGKILL of the server the next start recovers.
     """
 
-    def __init__(self, data_dir: str | Path, *, settings: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        data_dir: str | Path,
+        *,
+        settings: Mapping[str, str] | None = None,
+        installation: Installation | None = None,
+    ) -> None:
         self.data_dir = Path(data_dir).absolute()
         self.cluster = self.data_dir / "pgdata"
         self.log = self.data_dir / "server.log"
         self.port = 0
         self._settings = dict(settings or {})
+        self._installation = installation
         self._password = ""
         self._process: Process | None = None
         self._locks: list[int] = []
@@ -100,7 +109,7 @@ class EmbeddedPostgres(Service):
         assert not self._locks, "already started"
         try:
             self._lock_directory()
-            installation = choose(installations(), self.cluster)
+            installation = self._installation or choose(installations(), self.cluster)
             if not self.cluster.exists():
                 self._initialize(installation)
             self._password = (self.data_dir / "password").read_text()
@@ -183,8 +192,9 @@ class EmbeddedPostgres(Service):
             "--encoding=UTF8",
             "--locale=C",
             "--no-instructions",
-            f"--set=scram_iterations={_SCRAM_ITERATIONS}",
         ]
+        if installation.major >= _SCRAM_ITERATIONS_SINCE:
+            command.append(f"--set=scram_iterations={_SCRAM_ITERATIONS}")
         initialized = self.data_dir / "initdb.log"
         with open(initialized, "wb", opener=_private) as log:
             process = self._spawn(command, log, user, reach=[unfinished, password])

@@ -177,7 +177,9 @@ class Forwarder:
 
         ``suspect`` is where to claim such a row, and no other, when we are.
         """
-        async with self._shared.database.driver() as pg:
+        # At that age others would end it; a server that hangs has to be left by ourselves.
+        seconds = self._shared.settings.frozen_after_seconds
+        async with self._shared.database.driver(seconds) as pg:
             await pg.execute(queue.BEGIN.format(idle_ms=self._shared.idle_ms))
             rows = await self._claim(pg, suspect)
             if not rows or rows[0].alone != (suspect is not None):

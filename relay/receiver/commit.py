@@ -19,8 +19,9 @@ import structlog
 from relay.core.errors import RelayError
 from relay.receiver.counters import Counters
 from relay.store import durability, inbox
-from relay.store.engine import Database
+from relay.store.engine import FOR_EVER, Database
 from relay.store.inbox import NewEvent
+from relay.store.trouble import explain
 
 log: Final = structlog.get_logger("relay.receiver")
 
@@ -160,7 +161,7 @@ class GroupCommit:
         """One dedicated connection, replaced whenever it breaks."""
         while await self._has_work():
             try:
-                async with self._database.driver() as pg:
+                async with self._database.driver(FOR_EVER) as pg:
                     await self._work_on(pg)
             except CannotStoreError:
                 pass  # its rows are answered, and the connection is gone
@@ -254,7 +255,7 @@ class GroupCommit:
         now = asyncio.get_running_loop().time()
         if now >= self._quiet_until:  # an outage is one piece of news, not a thousand
             self._quiet_until = now + _REPORT_SECONDS
-            log.warning(event, error=_describe(error))
+            log.warning(event, error=_describe(error), reason=explain(error))
 
 
 class _Session:

@@ -16,6 +16,7 @@ from relay.store import admission
 from relay.store.admission import Admission, Admitted
 from relay.store.engine import Database
 from relay.store.sealing import Seal
+from relay.store.trouble import explain
 
 log: Final = structlog.get_logger("relay.receiver")
 
@@ -91,13 +92,17 @@ class Sources:
             return False
         began = loop.time()
         try:
-            async with asyncio.timeout(_LOAD_SECONDS), self._database.begin() as connection:
+            async with self._database.begin(_LOAD_SECONDS) as connection:
                 self._admission = await admission.load(connection, self._seal)
         except Exception as error:  # whatever it is: without the sources nobody can be let in
             self._failed_at = loop.time()
             if not self._away:
                 self._away = True
-                log.warning("receiver.sources_unavailable", error=type(error).__name__)
+                log.warning(
+                    "receiver.sources_unavailable",
+                    error=type(error).__name__,
+                    reason=explain(error),
+                )
             return False
         self._loaded_at = began
         if self._away:

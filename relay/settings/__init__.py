@@ -63,6 +63,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("RELAY_MAX_ATTEMPTS", "max_attempts", parsers.whole(1, 10_000)),
     Variable("RELAY_BACKOFF_BASE_SECONDS", "backoff_base_seconds", parsers.seconds(0.001)),
     Variable("RELAY_BACKOFF_CAP_SECONDS", "backoff_cap_seconds", parsers.seconds(0.001)),
+    Variable("RELAY_DATABASE_TIMEOUT_SECONDS", "database_timeout_seconds", parsers.seconds(1)),
     Variable("RELAY_DRAIN_SECONDS", "drain_seconds", parsers.seconds(0)),
     Variable("RELAY_LOG_FORMAT", "log_format", parsers.one_of("console", "json")),
     Variable("RELAY_LOG_LEVEL", "log_level", parsers.one_of("debug", "info", "warning", "error")),

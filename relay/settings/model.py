@@ -6,12 +6,11 @@ import difflib
 import ipaddress
 from collections.abc import Mapping
 from typing import Literal
-from urllib.parse import urlsplit
 
 import msgspec
 
 from relay.core.errors import ConfigError
-from relay.settings import librdkafka
+from relay.settings import librdkafka, postgres
 
 
 class Address(msgspec.Struct, frozen=True):
@@ -85,6 +84,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     backoff_cap_seconds: float = 600.0
     drain_seconds: float = 25.0
     """What SIGTERM leaves for the work in flight."""
+    database_timeout_seconds: float = 60.0
+    """After this long in one transaction of a service its connection is cut: the server hangs."""
 
     log_format: Literal["console", "json"] | None = None
     """None: console on a terminal, JSON elsewhere."""
@@ -121,8 +122,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         """Every secret value, so that the logs can hide it wherever it turns up."""
         found = [value for value in (self.database_url, self.admin_token) if value]
         if self.database_url:
-            password = urlsplit(self.database_url).netloc.rpartition("@")[0].partition(":")[2]
-            found += [password] if password else []
+            found += postgres.secrets_of(self.database_url)
         found += self.encryption_keys
         found += [v for k, v in self.kafka_properties.items() if librdkafka.is_secret(k)]
         return tuple(found)

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
+from relay.settings import postgres
 from relay.settings.model import Address
 
 
@@ -92,6 +93,7 @@ def database_url(text: str) -> str:
         if port and not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
             # Not shown: where a slash in a password is not escaped, this is the password.
             raise ValueError("has a port that is no number (write / ? # @ in a password as %2F …)")
+    postgres.route(text)
     return text
 
 

@@ -1,24 +1,27 @@
 """The way to PostgreSQL: one pool for SQLAlchemy and for raw asyncpg on the hot paths.
 
-Connections are made by asyncpg itself from a libpq URL, because asyncpg understands several hosts
-and ``target_session_attrs`` and SQLAlchemy's URL does not.
+Connections are made by asyncpg itself from a libpq URL, because SQLAlchemy's URL knows neither
+several hosts nor ``target_session_attrs``; and to one host after the other by ourselves, because
+asyncpg has one time-out for them all, which a dead first one uses up.
 """
 
 from __future__ import annotations
 
+import asyncio
+import math
 import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Any, Literal, cast
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, Final, Literal, cast
 
 import asyncpg
+from sqlalchemy import event
+from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
-# Long enough for a busy server, short enough that a black hole is noticed while a client waits.
-CONNECT_TIMEOUT_SECONDS = 5.0
-# After this long without an answer the kernel gives a silent peer up, whatever state we are in.
-TCP_USER_TIMEOUT_MS = 15_000
+from relay.core.errors import ConfigError
+from relay.settings import postgres
+from relay.settings.postgres import Liveness
 
 # What one operating system error means here: the server is away, not that the statement was wrong.
 UNAVAILABLE: tuple[type[BaseException], ...] = (
@@ -26,7 +29,7 @@ UNAVAILABLE: tuple[type[BaseException], ...] = (
     TimeoutError,
     asyncpg.PostgresConnectionError,
     asyncpg.InterfaceError,
-    asyncpg.InternalClientError,  # the server ended the connection between two of our messages
+    asyncpg.InternalClientError,  # also: ended between two messages; no host takes writes
     asyncpg.OperatorInterventionError,  # 57P01 admin shutdown, 57P02 crash, 57P03 starting up
     asyncpg.InsufficientResourcesError,  # 53xxx: disk full, out of memory, too many connections
     asyncpg.ReadOnlySQLTransactionError,  # 25006: this host is a standby since a failover
@@ -39,32 +42,63 @@ UNAVAILABLE: tuple[type[BaseException], ...] = (
 
 READ_COMMITTED: Literal["read_committed"] = "read_committed"
 """For ``pg.transaction(isolation=…)``, which otherwise is what the server's default says."""
+FOR_EVER: Final = math.inf
+"""For whoever keeps a connection and cuts it by himself."""
 
 
-class _Connection(asyncpg.Connection):
-    """Lets the kernel end a connection whose peer stays silent (a black hole, a frozen host)."""
+# Of these the next host is asked; a wrong password is wrong everywhere.
+_NEXT_HOST: Final = (
+    OSError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.TargetServerAttributeNotMatched,
+)
 
-    def __init__(self, protocol: Any, transport: Any, *rest: Any) -> None:
-        super().__init__(protocol, transport, *rest)
-        sock: socket.socket | None = transport.get_extra_info("socket")
-        if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
-            return
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 5)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 3)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, TCP_USER_TIMEOUT_MS)
+
+def _class_with(liveness: Liveness) -> type[asyncpg.Connection]:
+    """Connections that the kernel ends when their peer is silent (a black hole, a dead host)."""
+
+    class Watched(asyncpg.Connection):
+        def __init__(self, protocol: Any, transport: Any, *rest: Any) -> None:
+            super().__init__(protocol, transport, *rest)
+            sock: socket.socket | None = transport.get_extra_info("socket")
+            if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
+                return
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, liveness.keepalive)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, liveness.idle_seconds)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, liveness.interval_seconds)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, liveness.count)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, liveness.user_timeout_ms)
+
+    return Watched
 
 
 class Database:
     """A pool of PostgreSQL connections.
 
-    ``dsn`` is a libpq URL (``postgresql://user:password@host1,host2/name?…``). With several hosts
-    the one that accepts writes is taken, unless the URL says otherwise.
+    ``dsn`` is a libpq URL (``postgresql://user:password@host1,host2/name?…``), see
+    ``relay.settings.postgres``. With several hosts the one that accepts writes is taken.
+    ``patience_seconds`` is how long a transaction may take, unless it says otherwise, before its
+    connection is cut; None leaves that to whoever sits in front of it.
+    Raises ConfigError when the URL says what cannot be done.
     """
 
-    def __init__(self, dsn: str, *, pool_size: int = 10, application_name: str = "relay") -> None:
-        self.dsn = with_write_target(dsn)
+    def __init__(
+        self,
+        dsn: str,
+        *,
+        pool_size: int = 10,
+        application_name: str = "relay",
+        patience_seconds: float | None = None,
+    ) -> None:
+        self.dsn = dsn
+        try:
+            self._route = postgres.route(dsn)
+        except ValueError as error:
+            name = "RELAY_DATABASE_URL"
+            raise ConfigError(f"{name} {error}", setting=name) from None
+        self._class = _class_with(self._route.liveness)
+        self._first = 0  # the host to begin with
+        self._patience_seconds = patience_seconds
         self._application_name = application_name
         self._statement_cache_size: int | None = None
         self.engine = create_async_engine(
@@ -85,6 +119,12 @@ class Database:
                 "prepared_statement_name_func": lambda: "",
             },
         )
+        event.listen(self.engine.sync_engine, "handle_error", _drop_standby)
+
+    @property
+    def has_several_hosts(self) -> bool:
+        """Whether a failover is foreseen."""
+        return self._route.has_several_hosts
 
     async def _connect(self) -> asyncpg.Connection:
         if self._statement_cache_size is None:
@@ -92,13 +132,47 @@ class Database:
         return await self._open(self._statement_cache_size)
 
     async def _open(self, statement_cache_size: int) -> asyncpg.Connection:
-        return await asyncpg.connect(
-            self.dsn,
-            connection_class=_Connection,
-            timeout=CONNECT_TIMEOUT_SECONDS,
-            statement_cache_size=statement_cache_size,
-            server_settings={"application_name": self._application_name},
-        )
+        """A connection to the host that worked last, or else to the next one that does.
+
+        A host that failed, or that the caller had no more patience with, is not the first to be
+        asked the next time: what is left of a dead one may be a black hole.
+        """
+        hosts = self._route.hosts
+        if not hosts:
+            return await self._open_at({}, statement_cache_size)
+        missed: Exception | None = None
+        for number in [(self._first + step) % len(hosts) for step in range(len(hosts))]:
+            host, port = hosts[number]
+            try:
+                connection = await self._open_at({"host": host, "port": port}, statement_cache_size)
+            except BaseException as error:
+                if self._first == number:
+                    self._first = (number + 1) % len(hosts)
+                if not isinstance(error, _NEXT_HOST):
+                    raise
+                # That one of them is a standby is no news while another one is away.
+                if not isinstance(error, asyncpg.TargetServerAttributeNotMatched) or not missed:
+                    missed = error
+            else:
+                self._first = number
+                return connection
+        assert missed is not None
+        raise missed
+
+    async def _open_at(
+        self, place: dict[str, Any], statement_cache_size: int
+    ) -> asyncpg.Connection:
+        try:
+            return await asyncpg.connect(
+                self._route.url,
+                **place,
+                connection_class=self._class,
+                timeout=self._route.connect_seconds,
+                statement_cache_size=statement_cache_size,
+                server_settings={"application_name": self._application_name},
+            )
+        except asyncpg.ConnectionDoesNotExistError as error:
+            raise ConnectionAbortedError("ended by the server before the login") from error
 
     async def _detect_statement_cache_size(self) -> int:
         """Named prepared statements do not survive a pooler in transaction mode.
@@ -107,37 +181,63 @@ class Database:
         the one that the server itself tells.
         """
         connection = await self._open(0)
-        try:
-            told = await connection.fetchval("SELECT pg_backend_pid()")
-            return 100 if told == connection.get_server_pid() else 0
-        finally:
-            await connection.close(timeout=CONNECT_TIMEOUT_SECONDS)
+        ends = asyncio.get_running_loop().time() + self._route.connect_seconds
+        with _cut_at(ends, connection.terminate):
+            try:
+                told = await connection.fetchval("SELECT pg_backend_pid()")
+                return 100 if told == connection.get_server_pid() else 0
+            finally:
+                await connection.close()
 
     @asynccontextmanager
-    async def begin(self) -> AsyncIterator[AsyncConnection]:
-        """A transaction on a pooled connection: committed at the end, rolled back on an error."""
-        async with self.engine.begin() as connection:
-            yield connection
+    async def begin(self, seconds: float | None = None) -> AsyncIterator[AsyncConnection]:
+        """A transaction on a pooled connection: committed at the end, rolled back on an error.
+
+        After ``seconds`` (see ``patience_seconds``) the connection is cut, which fails whatever
+        waits for an answer on it. It is cut and not cancelled: PostgreSQL answers the cancelling
+        of a COMMIT that waits for its standby with success.
+        """
+        async with self._checked_out(seconds) as (pooled, _), pooled.begin():
+            yield pooled
 
     @asynccontextmanager
-    async def driver(self) -> AsyncIterator[asyncpg.Connection]:
+    async def driver(self, seconds: float | None = None) -> AsyncIterator[asyncpg.Connection]:
         """A raw asyncpg connection from the pool, for the statements where microseconds count.
 
         The caller opens and ends its own transactions, see ``READ_COMMITTED``. A connection that
         is left in the middle of one, or that an error passed through, is closed and not given back.
+        ``seconds`` are as with ``begin``.
         """
-        async with self.engine.connect() as pooled:
-            raw = await pooled.get_raw_connection()
-            connection = cast("asyncpg.Connection", raw.driver_connection)
+        async with self._checked_out(seconds) as (pooled, connection):
             try:
                 yield connection
-            except BaseException:
+            except BaseException as error:
                 await pooled.invalidate()
                 connection.terminate()
+                if isinstance(error, asyncpg.ReadOnlySQLTransactionError):
+                    await self.discard_pool()
                 raise
             if connection.is_closed() or connection.is_in_transaction():
                 await pooled.invalidate()
                 connection.terminate()
+
+    @asynccontextmanager
+    async def _checked_out(
+        self, seconds: float | None
+    ) -> AsyncIterator[tuple[AsyncConnection, asyncpg.Connection]]:
+        limit = self._patience_seconds if seconds is None else seconds
+        ends = None
+        if limit is not None and limit != FOR_EVER:
+            ends = asyncio.get_running_loop().time() + limit
+        async with asyncio.timeout_at(ends):  # nothing has been asked yet: this may be cancelled
+            pooled = await self.engine.connect()
+        raw = await pooled.get_raw_connection()
+        connection = cast("asyncpg.Connection", raw.driver_connection)
+        with _cut_at(ends, connection.terminate):
+            try:
+                yield pooled, connection
+            finally:
+                await asyncio.shield(pooled.close())
 
     async def discard_pool(self) -> None:
         """Forget every pooled connection, e.g. after a failover made their host read-only."""
@@ -147,21 +247,24 @@ class Database:
         await self.engine.dispose()
 
 
-def has_several_hosts(dsn: str) -> bool:
-    """Whether a libpq URL names more than one host, and so foresees a failover."""
-    parts = urlsplit(dsn)
-    query = dict(parse_qsl(parts.query))
-    return "," in parts.netloc.rpartition("@")[2] or "," in query.get("host", "")
+@contextmanager
+def _cut_at(ends: float | None, cut: Callable[[], None]) -> Iterator[None]:
+    """``ends`` is on the loop's clock."""
+    if ends is None:
+        yield
+        return
+    timer = asyncio.get_running_loop().call_at(ends, cut)
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
-def with_write_target(dsn: str) -> str:
-    """With several hosts ask for the one that takes writes, unless the URL already chooses."""
-    parts = urlsplit(dsn)
-    query = dict(parse_qsl(parts.query))
-    if not has_several_hosts(dsn) or "target_session_attrs" in query:
-        return dsn
-    query["target_session_attrs"] = "read-write"
-    return urlunsplit(parts._replace(query=urlencode(query)))
+def _drop_standby(context: ExceptionContext) -> None:
+    """The host takes no writes since a failover, and so it is for all pooled connections."""
+    error = getattr(context.original_exception, "__cause__", None)
+    if isinstance(error, asyncpg.ReadOnlySQLTransactionError):
+        context.is_disconnect = True
 
 
-__all__ = ["READ_COMMITTED", "UNAVAILABLE", "Database"]
+__all__ = ["FOR_EVER", "READ_COMMITTED", "UNAVAILABLE", "Database"]

@@ -18,6 +18,8 @@ DATABASE_FAILURES: Final[tuple[type[BaseException], ...]] = (
 
 def is_outage(error: BaseException) -> bool:
     """Whether the database is the reason, and not what it was asked to store or to do."""
+    if isinstance(error, OSError):
+        return True  # among them what TLS does not trust, which is a ValueError, too
     # asyncpg's word for a value that it cannot encode is an InterfaceError and a ValueError.
     away = isinstance(error, (SQLAlchemyError, *UNAVAILABLE))
     return away and not isinstance(error, ValueError)

@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from relay.core.errors import ConfigError
 from relay.store import partitions
 from relay.store.engine import Database
+from relay.store.trouble import cause_of
 
 BUILD_REVISION = 2
 """The newest schema revision that this build knows; the number of the last migration."""
@@ -58,7 +59,7 @@ async def migrate(dsn: str, revision: str = "head", *, retention_days: int = 0) 
             async with database.driver() as pg:
                 await partitions.ensure_ahead(pg, retention_days=retention_days)
     except (DBAPIError, asyncpg.InsufficientPrivilegeError) as error:
-        cause = _cause(error)
+        cause = cause_of(error)
         if isinstance(cause, asyncpg.InsufficientPrivilegeError):
             raise _without_rights(cause) from error
         raise
@@ -79,12 +80,6 @@ async def _check_server(connection: AsyncConnection) -> None:
             f"the database is encoded in {encoding}, which cannot hold every event:"
             " create one with ENCODING 'UTF8' TEMPLATE template0"
         )
-
-
-def _cause(error: BaseException) -> BaseException:
-    """The driver's own error, of which SQLAlchemy makes two more."""
-    wrapped: BaseException = getattr(error, "orig", None) or error
-    return wrapped.__cause__ or wrapped
 
 
 def _without_rights(cause: BaseException) -> ConfigError:

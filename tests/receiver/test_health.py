@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 
 from relay.health import Health
-from relay.store.engine import Database, has_several_hosts
+from relay.store.engine import Database
 
 
 @pytest_asyncio.fixture
@@ -88,12 +88,6 @@ async def test_several_hosts_need_a_synchronous_standby(database_url: str) -> No
     faults = await check(several)
     assert list(faults) == ["durability"]
     assert "synchronous_standby_names" in str(faults["durability"])
-
-
-def test_who_foresees_a_failover() -> None:
-    assert has_several_hosts("postgresql://u:p@a,b/x")
-    assert has_several_hosts("postgresql:///x?host=a,b")
-    assert not has_several_hosts("postgresql://u,u:p,p@a/x?host=a")
 
 
 async def test_many_probes_cost_one_look(database_url: str) -> None:

@@ -1,0 +1,1 @@
+"""Transport: TLS and SASL to Kafka, TLS and several hosts to PostgreSQL, made for real."""
