@@ -42,24 +42,36 @@ class ApacheKafka(Service):
     """A cluster of `brokers` brokers below `directory`; each is a controller as well.
 
     It does not make topics by itself, and with three brokers a record needs two replicas
-    (`min.insync.replicas`). `settings` are further server settings.
+    (`min.insync.replicas`). `settings` are further server settings. `listeners` are listeners
+    beside the plain one, by name, and the security protocol of each (`{"LOGIN": "SASL_SSL"}`).
     """
 
     def __init__(
-        self, directory: str | Path, *, brokers: int = 1, settings: dict[str, str] | None = None
+        self,
+        directory: str | Path,
+        *,
+        brokers: int = 1,
+        settings: dict[str, str] | None = None,
+        listeners: dict[str, str] | None = None,
     ) -> None:
         self.directory = Path(directory).absolute()
         self._settings = settings or {}
+        self._listeners = listeners or {}
         self._cluster = base64.urlsafe_b64encode(b"relay" + uuid.uuid4().bytes[5:]).decode()[:22]
         ports: set[int] = set()
         while len(ports) < 2 * brokers:
             ports.add(free_port())
         self._ports = [(ports.pop(), ports.pop()) for _ in range(brokers)]
+        self._further = [{name: free_port() for name in self._listeners} for _ in range(brokers)]
         self._processes: dict[int, Process] = {}
 
     @property
     def bootstrap_servers(self) -> str:
         return ",".join(f"127.0.0.1:{port}" for port, _ in self._ports)
+
+    def servers(self, listener: str) -> str:
+        """The same by one of the further listeners."""
+        return ",".join(f"127.0.0.1:{ports[listener]}" for ports in self._further)
 
     def pid(self, broker: int = 0) -> int:
         """The process id of a broker, counted from 0; to freeze it, for example."""
@@ -147,14 +159,16 @@ class ApacheKafka(Service):
         voters = ",".join(f"{n}@127.0.0.1:{p}" for n, (_, p) in enumerate(self._ports))
         count = len(self._ports)
         replicas, in_sync = str(count), str(max(1, count - 1))
+        listeners = {"PLAINTEXT": port, "CONTROLLER": controller_port} | self._further[broker]
+        protocols = {"PLAINTEXT": "PLAINTEXT", "CONTROLLER": "PLAINTEXT"} | self._listeners
         return {
             "process.roles": "broker,controller",
             "node.id": str(broker),
             "controller.quorum.voters": voters,
-            "listeners": f"PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}",
+            "listeners": ",".join(f"{name}://127.0.0.1:{at}" for name, at in listeners.items()),
             "controller.listener.names": "CONTROLLER",
             "inter.broker.listener.name": "PLAINTEXT",
-            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+            "listener.security.protocol.map": ",".join(map(":".join, protocols.items())),
             "log.dirs": str(self._home(broker) / "data"),
             "auto.create.topics.enable": "false",
             "default.replication.factor": replicas,
