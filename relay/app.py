@@ -128,12 +128,10 @@ class App:
         self._settings = settings
         self._roles = roles
         self._receiver_socket = receiver_socket
-        # Per forwarder a connection that claims and one for its note; the rest in their turn.
-        connections = settings.forwarder_connections * 2 + 6
         name = "relay-" + "-".join(sorted(roles))
         self.database = Database(
             database_url,
-            pool_size=connections,
+            pool_size=settings.database_pool_size,
             application_name=name[:60],
             patience_seconds=settings.database_timeout_seconds,
         )

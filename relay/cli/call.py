@@ -51,10 +51,20 @@ class Call:
     @cached_property
     def settings(self) -> Settings:
         """The configuration, from the environment and from what a running `relay dev` left."""
+        return configured(self.environ)
+
+    @cached_property
+    def environ(self) -> dict[str, str]:
+        """What the configuration is read from."""
         from relay.settings import envfile
 
         left = envfile.read(self._env_file) if self._env_file else {}
-        return configured({**left, **os.environ})
+        return {**left, **os.environ}
+
+    @property
+    def is_of_dev(self) -> bool:
+        """Whether it is about what `relay dev` left."""
+        return self._env_file is not None
 
     @property
     def database_place(self) -> str:

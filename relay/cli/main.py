@@ -13,6 +13,7 @@ from relay.cli import (
     database,
     development,
     dlq,
+    doctor,
     events,
     keys,
     serve,
@@ -61,6 +62,7 @@ for command in (
     dlq.dlq,
     status.status,
     tail.tail,
+    doctor.doctor,
     keys.encryption_key,
 ):
     main.add_command(command)

@@ -1,5 +1,6 @@
 """The only package that speaks to Kafka."""
 
+from relay.kafka.inspection import Cluster, Inspection, TopicState
 from relay.kafka.partitioner import partition_of
 from relay.kafka.producer import Flight, Kafka, QueueFullError
 from relay.kafka.reader import KafkaRecord, TopicReader
@@ -7,13 +8,16 @@ from relay.kafka.verdict import Acknowledged, Failure, Report, Verdict, classify
 
 __all__ = [
     "Acknowledged",
+    "Cluster",
     "Failure",
     "Flight",
+    "Inspection",
     "Kafka",
     "KafkaRecord",
     "QueueFullError",
     "Report",
     "TopicReader",
+    "TopicState",
     "Verdict",
     "classify",
     "partition_of",

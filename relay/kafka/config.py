@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from confluent_kafka import KafkaException
+from confluent_kafka import KafkaError, KafkaException
 
 from relay.core.errors import ConfigError
 from relay.settings import librdkafka
@@ -46,11 +46,14 @@ def producer(connection: Mapping[str, str], delivery_timeout_seconds: float) -> 
     return {**_DEFAULTS, **connection, **_FIXED, **timeout}
 
 
-def admin(connection: Mapping[str, str]) -> dict[str, Any]:
+def admin(
+    connection: Mapping[str, str], on_error: Callable[[KafkaError], None] | None = None
+) -> dict[str, Any]:
     """The configuration of an admin client, which does not know what only a producer needs."""
     shared = {k: v for k, v in connection.items() if not k.startswith(_PRODUCER_ONLY)}
     # Its troubles are those of the producer beside it, which tells of them.
-    return {"client.id": "relay", **shared, "log_level": 0, "error_cb": lambda _error: None}
+    on_error = on_error or (lambda _error: None)
+    return {"client.id": "relay", **shared, "log_level": 0, "error_cb": on_error}
 
 
 def refused(error: Exception) -> ConfigError:

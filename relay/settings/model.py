@@ -95,6 +95,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         """Without its values: many are secrets, and a repr ends up in logs and tracebacks."""
         return "Settings(…)"
 
+    @property
+    def database_pool_size(self) -> int:
+        """The connections to PostgreSQL that a process keeps."""
+        # Per forwarder one that claims and one for its note; the rest in their turn.
+        return self.forwarder_connections * 2 + 6
+
     def require_database_url(self) -> str:
         """The database, for the commands that need one (all but a few)."""
         if self.database_url is None:

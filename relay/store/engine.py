@@ -23,6 +23,9 @@ from relay.core.errors import ConfigError
 from relay.settings import postgres
 from relay.settings.postgres import Liveness
 
+# What a pool may open beyond its size when all are busy.
+MAX_OVERFLOW = 5
+
 # What one operating system error means here: the server is away, not that the statement was wrong.
 UNAVAILABLE: tuple[type[BaseException], ...] = (
     OSError,
@@ -109,7 +112,7 @@ class Database:
             # committed meanwhile.
             isolation_level="READ COMMITTED",
             pool_size=pool_size,
-            max_overflow=5,
+            max_overflow=MAX_OVERFLOW,
             pool_timeout=10,
             pool_recycle=1800,
             connect_args={
@@ -188,6 +191,11 @@ class Database:
                 return 100 if told == connection.get_server_pid() else 0
             finally:
                 await connection.close()
+
+    @property
+    def behind_pooler(self) -> bool | None:
+        """Whether a pooler stands between; None before the first connection."""
+        return None if self._statement_cache_size is None else self._statement_cache_size == 0
 
     @asynccontextmanager
     async def begin(self, seconds: float | None = None) -> AsyncIterator[AsyncConnection]:

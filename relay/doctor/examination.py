@@ -1,0 +1,87 @@
+"""All checks, one after the other: none of them can hold up or end the others."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+import asyncpg
+from sqlalchemy.exc import DBAPIError
+
+from relay.core.errors import RelayError
+from relay.display import redact
+from relay.doctor import configuration, server, sessions, sources, topics, upkeep
+from relay.doctor.check import Check
+from relay.doctor.finding import Finding, Result, failed, skipped
+from relay.doctor.patient import Patient
+
+CHECKS: Final[tuple[Check, ...]] = (
+    *configuration.CHECKS,
+    *server.CHECKS,
+    *sessions.CHECKS,
+    *upkeep.CHECKS,
+    *topics.CHECKS,
+    *sources.CHECKS,
+)
+
+CHECK_SECONDS: Final = 15.0
+"""For one check; those that ask Kafka ask it a few times, at most 5 s each."""
+
+
+async def examine(patient: Patient, checks: Iterable[Check] = CHECKS) -> list[Result]:
+    """What every check has found, in their order."""
+    results: list[Result] = []
+    useless: set[str] = set()
+    for check in checks:
+        missing = [name for name in check.needs if name in useless]
+        found = [skipped(f"needs {missing[0]}")] if missing else await _run(check, patient)
+        # What could not be looked at is no ground for others to stand on.
+        if all(each.verdict in ("failed", "skipped") for each in found):
+            useless.add(check.name)
+        results += [
+            Result(
+                check.name, each.verdict, redact(each.reason, patient.settings.secrets()), each.fix
+            )
+            for each in found
+        ]
+    return results
+
+
+async def _run(check: Check, patient: Patient) -> Sequence[Finding]:
+    try:
+        async with asyncio.timeout(CHECK_SECONDS):
+            found = await check.examine(patient)
+    except Exception as error:
+        return [_of_error(error)]
+    return [found] if isinstance(found, Finding) else found
+
+
+def _of_error(error: Exception) -> Finding:
+    """A check that could not do its work."""
+    cause: BaseException = error
+    if isinstance(error, DBAPIError):
+        cause = getattr(error.orig, "__cause__", None) or error.orig or error
+    text = " ".join(str(cause).split())
+    if isinstance(cause, asyncpg.InsufficientPrivilegeError):
+        return skipped(f"the role of RELAY_DATABASE_URL may not see it: {text}", _grant(text))
+    if isinstance(error, RelayError):
+        return failed(error.message, "see the reason")
+    if isinstance(cause, TimeoutError | asyncpg.QueryCanceledError):
+        return failed("no answer in time", "is the server overloaded, or a lock held? Try again")
+    return failed(
+        f"the check itself failed: {type(cause).__name__}: {text}",
+        "if the reason is not outside of relay, report it",
+    )
+
+
+def _grant(text: str) -> str:
+    found = re.search(r"permission denied for (table|view|function|schema) (\w+)", text)
+    if found is None:
+        return "run `relay doctor` as a role that may"
+    kind, name = found.groups()
+    if kind == "schema":
+        return f"GRANT USAGE ON SCHEMA {name} TO this role, or run `relay doctor` as another one"
+    what = f"EXECUTE ON FUNCTION relay.{name}" if kind == "function" else f"SELECT ON relay.{name}"
+    return f"GRANT {what} TO this role, or run `relay doctor` as another one"

@@ -1,0 +1,405 @@
+"""Kafka: whether it is there, and whether the topics of the sources keep what they are given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
+import msgspec
+
+from relay.core.errors import ConfigError
+from relay.doctor.check import Check, Findings
+from relay.doctor.finding import Finding, failed, listed, ok, size, skipped, span, warning
+from relay.doctor.patient import Patient
+from relay.doctor.routes import named_topics
+from relay.doctor.server import SCHEMA
+from relay.kafka import Cluster, Failure, TopicState, partition_of
+from relay.settings import Settings
+from relay.store import sources, traffic
+from relay.store.traffic import Placed
+
+USUAL_MESSAGE_BYTES: Final = 1_048_588
+"""Kafka's own default for max.message.bytes."""
+SHORT_RETENTION_SECONDS: Final = 86_400.0
+SMALL_RETENTION_BYTES: Final = 100 * 1024 * 1024
+
+
+class Topics(msgspec.Struct, frozen=True):
+    """The topics that the sources name or have written to, as the cluster has them."""
+
+    cluster: Cluster
+    named: frozenset[str]
+    dead_letters: frozenset[str]
+    states: tuple[TopicState, ...]
+
+    @property
+    def missing(self) -> list[str]:
+        """Those that are named and not there."""
+        return sorted(self.named - {each.name for each in self.states})
+
+
+async def _reachable(patient: Patient) -> Findings:
+    if patient.settings.kafka_bootstrap_servers is None:
+        return skipped(
+            "RELAY_KAFKA_BOOTSTRAP_SERVERS is not set: processes with the role forwarder need it"
+        )
+    try:
+        found = await patient.kafka.cluster()
+    except ConfigError as error:
+        return failed(error.message, "correct the variable, or unset it")
+    except ConnectionError as error:
+        return failed(
+            str(error),
+            "check RELAY_KAFKA_BOOTSTRAP_SERVERS, the security settings (RELAY_KAFKA_SECURITY_…,"
+            " RELAY_KAFKA_SASL_…), the brokers' advertised listeners, and what is between",
+        )
+    return ok(f"{found.brokers} brokers answer" if found.brokers != 1 else "1 broker answers")
+
+
+async def _topics(patient: Patient) -> Topics:
+    """What the checks below look at."""
+    configs = [each.config for each in await patient.ask(sources.list_all)]
+    named = named_topics(configs)
+    written = {each.topic for each in await patient.recall(_placed)}
+    all_named = named.records | named.dead_letters
+    return Topics(
+        cluster=await patient.kafka.cluster(),
+        named=all_named,
+        dead_letters=named.dead_letters,
+        states=tuple(await patient.kafka.topics(all_named | written)),
+    )
+
+
+async def _placed(patient: Patient) -> list[Placed]:
+    async with patient.driver() as pg:
+        return await traffic.placed(pg)
+
+
+async def _existence(patient: Patient) -> Findings:
+    found = await patient.recall(_topics)
+    refusals: Mapping[str, Failure] = {}
+    # A cluster that does not tell rights is none of Apache's, and may not know a trial either.
+    if patient.settings.topic_auto_create and found.cluster.operations is not None:
+        refusals = await patient.kafka.try_creating(
+            found.missing,
+            partitions=patient.settings.topic_partitions,
+            replication_factor=patient.settings.topic_replication_factor,
+        )
+    return judge_existence(found, refusals, auto_create=patient.settings.topic_auto_create)
+
+
+def judge_existence(
+    found: Topics, refusals: Mapping[str, Failure], *, auto_create: bool
+) -> list[Finding]:
+    """``refusals``: why the cluster would not make a missing topic."""
+    missing = found.missing
+    if not missing:
+        return [ok(f"all {len(found.named)} exist" if found.named else "no source names any")]
+    if not auto_create:
+        return [
+            warning(
+                f"{listed(missing)} do not exist, and RELAY_TOPIC_AUTO_CREATE is off: what goes"
+                " there waits",
+                "create them (kafka-topics.sh --create --topic …), or set"
+                " RELAY_TOPIC_AUTO_CREATE=true",
+            )
+        ]
+    by_reason: dict[str, list[str]] = {}
+    for topic, refusal in refusals.items():
+        by_reason.setdefault(refusal.message, []).append(topic)
+    findings = [
+        failed(
+            f"{listed(topics)} cannot be created: {reason}; what goes there waits",
+            "create them, allow relay's user to Create and Describe them, or correct"
+            " RELAY_TOPIC_PARTITIONS and RELAY_TOPIC_REPLICATION_FACTOR",
+        )
+        for reason, topics in by_reason.items()
+    ]
+    later = [topic for topic in missing if topic not in refusals]
+    if later:
+        findings.append(ok(f"{listed(later)} will be made with their first record"))
+    return findings
+
+
+async def _rights(patient: Patient) -> Findings:
+    return judge_rights((await patient.recall(_topics)).states)
+
+
+def judge_rights(states: Sequence[TopicState]) -> Finding:
+    told = [each for each in states if each.operations is not None]
+    if not told:
+        return skipped("the cluster does not tell" if states else "there is no topic yet")
+    unwritable = [s.name for s in told if not (s.operations or frozenset()) & {"WRITE", "ALL"}]
+    if unwritable:
+        return failed(
+            f"relay's user may not write to {listed(unwritable)}",
+            "allow it: kafka-acls.sh --add --allow-principal User:… --operation Write --topic …",
+        )
+    return ok(f"relay's user may write to all {len(told)}")
+
+
+async def _partitions(patient: Patient) -> Findings:
+    found = await patient.recall(_topics)
+    return judge_partitions(found.states, await patient.recall(_placed))
+
+
+def judge_partitions(states: Sequence[TopicState], placed: Iterable[Placed]) -> list[Finding]:
+    """A key that lies elsewhere than it would be put now: the number of partitions has changed.
+
+    It matters as long as the topic keeps the records from before.
+    """
+    now = {each.name: each for each in states}
+    moved: dict[str, float] = {}
+    looked_at = 0
+    for record in placed:
+        topic = now.get(record.topic)
+        if topic is None:
+            continue
+        looked_at += 1
+        if partition_of(record.key.encode(), topic.partitions) != record.partition:
+            moved[record.topic] = min(record.seconds, moved.get(record.topic, record.seconds))
+    findings = [
+        warning(
+            f"{name} has {now[name].partitions} partitions, and had another number"
+            f" {span(seconds)} ago: records of one object lie in two of them, in no order",
+            "let consumers read to the end of what was there before; never add partitions to a"
+            " topic, make a new one (--topic-prefix) and replay",
+        )
+        for name, seconds in sorted(moved.items())
+        if seconds < _retention_seconds(now[name])
+    ]
+    fine = ok(f"the keys of {looked_at} records lie where they would be put now")
+    return findings or [fine if looked_at else skipped("nothing has been sent yet")]
+
+
+def _retention_seconds(topic: TopicState) -> float:
+    milliseconds = _number(topic, "retention.ms")
+    forever = milliseconds is None or milliseconds < 0
+    if forever or "compact" in topic.settings.get("cleanup.policy", ""):
+        return float("inf")
+    return milliseconds / 1000 if milliseconds is not None else float("inf")
+
+
+async def _availability(patient: Patient) -> Findings:
+    return judge_availability((await patient.recall(_topics)).states)
+
+
+def judge_availability(states: Sequence[TopicState]) -> list[Finding]:
+    """Whether every partition takes records now."""
+    findings = []
+    leaderless = [each.name for each in states if each.without_leader]
+    if leaderless:
+        findings.append(
+            failed(
+                f"partitions of {listed(leaderless)} have no leader: what goes there waits",
+                "bring back the brokers that hold them",
+            )
+        )
+    short = [
+        f"{each.name} ({each.in_sync} of {_number(each, 'min.insync.replicas')})"
+        for each in states
+        if not each.without_leader and each.in_sync < (_number(each, "min.insync.replicas") or 1)
+    ]
+    if short:
+        findings.append(
+            failed(
+                f"too few replicas are in sync for {listed(short)}: what goes there waits",
+                "bring back the brokers that hold them",
+            )
+        )
+    fine = ok("every partition has a leader and the replicas that it needs")
+    return findings or [fine if states else skipped("there is no topic yet")]
+
+
+async def _replication(patient: Patient) -> Findings:
+    found = await patient.recall(_topics)
+    defaults = await patient.kafka.settings_of_new_topics()
+    return judge_replication(found, patient.settings, defaults)
+
+
+def judge_replication(
+    found: Topics, settings: Settings, defaults: Mapping[str, str]
+) -> list[Finding]:
+    """``defaults`` are a broker's settings, by which a topic is made that says nothing itself."""
+    if found.cluster.brokers < 2:
+        return [ok("one broker: every record is there once")]
+    findings = []
+    single = [each.name for each in found.states if each.replication_factor < 2]
+    if single:
+        findings.append(
+            warning(
+                f"{listed(single)} have one replica: the records are lost with its broker",
+                "raise the replication factor (kafka-reassign-partitions.sh)",
+            )
+        )
+    factor = settings.topic_replication_factor
+    new = defaults.get("default.replication.factor") if factor < 0 else str(factor)
+    if settings.topic_auto_create and found.missing and new == "1":
+        findings.append(
+            warning(
+                "the topics that relay makes would have one replica",
+                "set RELAY_TOPIC_REPLICATION_FACTOR=3, or default.replication.factor on the"
+                " brokers",
+            )
+        )
+    return findings or [ok("two replicas or more")]
+
+
+async def _in_sync(patient: Patient) -> Findings:
+    return judge_in_sync((await patient.recall(_topics)).states)
+
+
+def judge_in_sync(states: Sequence[TopicState]) -> list[Finding]:
+    """``acks=all`` waits for the replicas that are in sync; this is how many there must be."""
+    told = {s.name: (s, _number(s, "min.insync.replicas")) for s in states}
+    weak, stiff = [], []
+    for name, (state, least) in told.items():
+        if least is None:
+            continue
+        if state.replication_factor >= 3 and least < 2:
+            weak.append(name)
+        elif state.replication_factor > 1 and least >= state.replication_factor:
+            stiff.append(name)
+    findings = []
+    if weak:
+        findings.append(
+            warning(
+                f"min.insync.replicas is 1 for {listed(weak)}: an acknowledged record may be on one"
+                " broker only",
+                "set it to 2 (kafka-configs.sh --alter --add-config min.insync.replicas=2)",
+            )
+        )
+    if stiff:
+        findings.append(
+            warning(
+                f"min.insync.replicas is as high as the replication factor for {listed(stiff)}:"
+                " while one broker is away, nothing is written",
+                "set it to one less than the replication factor",
+            )
+        )
+    return findings or [_told(told.values(), "min.insync.replicas fits")]
+
+
+async def _leader_election(patient: Patient) -> Findings:
+    return judge_leader_election((await patient.recall(_topics)).states)
+
+
+def judge_leader_election(states: Sequence[TopicState]) -> Finding:
+    told = {s.name: s.settings.get("unclean.leader.election.enable") for s in states}
+    unclean = [name for name, value in told.items() if value == "true"]
+    if unclean:
+        return warning(
+            f"unclean.leader.election.enable is on for {listed(unclean)}: a replica that has missed"
+            " acknowledged records may become the leader, and they are gone",
+            "set it to false",
+        )
+    return _told(((s, told[s.name]) for s in states), "clean leaders only")
+
+
+async def _message_size(patient: Patient) -> Findings:
+    found = await patient.recall(_topics)
+    return judge_message_size(found.states, patient.settings.max_body_bytes)
+
+
+def judge_message_size(states: Sequence[TopicState], max_body_bytes: int) -> Finding:
+    """Events that are larger than a topic takes become dead letters.
+
+    Stripe's are a few KB. Below Kafka's own limit is worth a warning, the gap between that and the
+    largest body is not.
+    """
+    told = {s.name: (s, _number(s, "max.message.bytes")) for s in states}
+    limits = {name: limit for name, (_, limit) in told.items() if limit is not None}
+    small = [f"{n} ({size(v)})" for n, v in limits.items() if v < USUAL_MESSAGE_BYTES]
+    small = small if min(limits.values(), default=0) < max_body_bytes else []
+    if small:
+        return warning(
+            f"{listed(small)} take less than Kafka's usual {size(USUAL_MESSAGE_BYTES)}: larger"
+            " events become dead letters (too_large)",
+            "raise max.message.bytes of the topic",
+        )
+    least = min(limits.values(), default=0)
+    if limits and least < max_body_bytes:
+        return ok(
+            f"events above {size(least)} (after compression) become dead letters (too_large);"
+            f" bodies up to {size(max_body_bytes)} are received"
+        )
+    return _told(told.values(), "the largest body fits")
+
+
+async def _cleanup(patient: Patient) -> Findings:
+    return judge_cleanup(await patient.recall(_topics))
+
+
+def judge_cleanup(found: Topics) -> Finding:
+    told = {s.name: s.settings.get("cleanup.policy") for s in found.states}
+    compacted = [name for name, value in told.items() if value and "compact" in value]
+    lost = [name for name in compacted if name in found.dead_letters]
+    if lost:
+        return warning(
+            f"{listed(lost)} is compacted: of dead letters only the last of each event stays",
+            "set cleanup.policy=delete for topics of dead letters",
+        )
+    if compacted:
+        return ok(f"{listed(compacted)} is compacted: of each object the last record stays")
+    return _told(((s, told[s.name]) for s in found.states), "by time or size, none is compacted")
+
+
+async def _retention(patient: Patient) -> Findings:
+    return judge_retention((await patient.recall(_topics)).states)
+
+
+def judge_retention(states: Sequence[TopicState]) -> Finding:
+    told = {s.name: (s, _number(s, "retention.ms")) for s in states}
+    short = [
+        f"{name} ({span(value / 1000)})"
+        for name, (_, value) in told.items()
+        if value is not None and 0 <= value / 1000 < SHORT_RETENTION_SECONDS
+    ]
+    for state in states:
+        most = _number(state, "retention.bytes")
+        if most is not None and 0 <= most < SMALL_RETENTION_BYTES:
+            short.append(f"{state.name} ({size(most)} a partition)")
+    if short:
+        return warning(
+            f"Kafka keeps the records of {listed(short)} only: a consumer that stops for longer"
+            " misses some",
+            "raise retention.ms (or retention.bytes); what relay holds can be replayed",
+        )
+    return _told(told.values(), "a day or more")
+
+
+def _number(topic: TopicState, setting: str) -> int | None:
+    try:
+        return int(topic.settings[setting])
+    except (KeyError, ValueError):
+        return None
+
+
+def _told(values: Iterable[tuple[TopicState, object]], reason: str) -> Finding:
+    """Fine as far as it is known; nothing is when the cluster tells no settings."""
+    known = list(values)
+    if not known:
+        return skipped("there is no topic yet")
+    if all(value is None for _, value in known):
+        return skipped(
+            "the cluster does not tell: relay's user needs DescribeConfigs on the topics"
+        )
+    return ok(reason)
+
+
+KAFKA = ("kafka.reachable",)
+TOPICS = (*KAFKA, *SCHEMA)
+
+CHECKS = (
+    Check("kafka.reachable", _reachable),
+    Check("kafka.topics", _existence, TOPICS),
+    Check("kafka.rights", _rights, TOPICS),
+    Check("kafka.availability", _availability, TOPICS),
+    Check("kafka.partitions", _partitions, TOPICS),
+    Check("kafka.replication", _replication, TOPICS),
+    Check("kafka.in_sync_replicas", _in_sync, TOPICS),
+    Check("kafka.leader_election", _leader_election, TOPICS),
+    Check("kafka.message_size", _message_size, TOPICS),
+    Check("kafka.cleanup_policy", _cleanup, TOPICS),
+    Check("kafka.retention", _retention, TOPICS),
+)

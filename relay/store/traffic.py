@@ -1,0 +1,147 @@
+"""What the stored events tell about the sources, at a cost that does not grow with the inbox."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import asyncpg
+import msgspec
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from relay.store import partitions
+
+SAMPLE_PAGES = 5000
+"""40 MB of a table of narrow rows, about half a million of them; all of it when it is smaller."""
+
+_NEWEST_RECEIPTS = 5000
+_RECEIPTS_OF_A_PARTITION = 500
+_OLDER_PARTITIONS = 12
+
+
+class Activity(msgspec.Struct, frozen=True, kw_only=True):
+    """When a source received something, by the sample of it; nothing at all without a first one.
+
+    ``usual_gap`` is the mean time between the sampled events, which in a thin sample is longer than
+    between events. All in seconds before now.
+    """
+
+    source: str
+    created: float
+    last: float | None
+    usual_gap: float | None
+
+
+class KeyState(msgspec.Struct, frozen=True, kw_only=True):
+    """The keys of a source's URL. ``ends_in`` is in seconds, of the next one that expires."""
+
+    source: str
+    good: int
+    ends_in: float | None
+
+
+class Placed(msgspec.Struct, frozen=True):
+    """A record that Kafka has acknowledged: where its key went, and when."""
+
+    topic: str
+    partition: int
+    key: str
+    seconds: float
+    """How long ago."""
+
+
+class PartitionState(msgspec.Struct, frozen=True, kw_only=True):
+    """How far the inbox is made ahead, in seconds from now, and what the retention has left."""
+
+    ahead: float | None
+    """None: there is not one partition."""
+    gap: float | None
+    """From when on a partition is missing, although later ones are there."""
+    overdue: int
+    oldest_overdue: datetime | None
+
+
+# The narrow table beside the inbox, one row per event in the order of arrival. Pages at random, so
+# that the time between two of them is short beside the hours that a silence is measured in.
+_ACTIVITY = text(
+    """
+    SELECT s.name AS source, extract(epoch FROM now() - s.created_at)::float8 AS created,
+           extract(epoch FROM now() - e.last)::float8 AS last,
+           extract(epoch FROM e.last - e.first)::float8 / nullif(e.events - 1, 0) AS usual_gap
+    FROM relay.source s LEFT JOIN (
+        SELECT source_id, count(*) AS events, min(received_at) AS first, max(received_at) AS last
+        FROM relay.event_key TABLESAMPLE SYSTEM (:percent) GROUP BY source_id
+    ) e ON e.source_id = s.id
+    WHERE s.deleted_at IS NULL ORDER BY s.id
+    """
+)
+_PAGES = text("SELECT pg_relation_size('relay.event_key') / current_setting('block_size')::bigint")
+
+_KEYS = text(
+    """
+    SELECT s.name AS source,
+           count(k.id) FILTER (WHERE k.expires_at IS NULL OR k.expires_at > now())::int AS good,
+           extract(epoch FROM min(k.expires_at) FILTER (WHERE k.expires_at > now()) - now())::float8
+               AS ends_in
+    FROM relay.source s LEFT JOIN relay.api_key k ON k.source_id = s.id
+    WHERE s.deleted_at IS NULL GROUP BY s.id ORDER BY s.id
+    """
+)
+
+# The newest of a range, skipped ones left out afterwards: looking for others could take long.
+_RECEIPTS = """
+    SELECT topic, partition, key, extract(epoch FROM now() - produced_at)::float8
+    FROM (SELECT topic, partition, key, produced_at FROM relay.receipt
+          WHERE received_at >= $1 AND received_at < $2 ORDER BY inbox_id DESC LIMIT $3) newest
+    WHERE topic IS NOT NULL
+"""
+
+
+async def activity(connection: AsyncConnection) -> list[Activity]:
+    """When each source received something."""
+    pages = (await connection.execute(_PAGES)).scalar_one()
+    percent = min(100.0, 100.0 * SAMPLE_PAGES / max(pages, 1))
+    rows = await connection.execute(_ACTIVITY, {"percent": percent})
+    return [Activity(**row._mapping) for row in rows]
+
+
+async def keys(connection: AsyncConnection) -> list[KeyState]:
+    """The keys of each source."""
+    return [KeyState(**row._mapping) for row in await connection.execute(_KEYS)]
+
+
+async def placed(pg: asyncpg.Connection) -> list[Placed]:
+    """Records that were acknowledged lately, and a few out of each of the older partitions."""
+    found: list[Placed] = []
+    limit = _NEWEST_RECEIPTS
+    now = await pg.fetchval("SELECT now()")
+    past = [each for each in await partitions.list_partitions(pg) if each.lower <= now]
+    for each in reversed(past[-_OLDER_PARTITIONS:]):
+        rows = await pg.fetch(_RECEIPTS, each.lower, each.upper, limit)
+        found += [Placed(*row) for row in rows]
+        # Right after a partition began, the newest are still in the one before.
+        limit = max(limit - len(rows), _RECEIPTS_OF_A_PARTITION)
+    return found
+
+
+async def partition_state(pg: asyncpg.Connection, *, retention_days: int) -> PartitionState:
+    """How far ahead there are partitions, and which the retention should have taken out."""
+    now: datetime = await pg.fetchval("SELECT now()")
+    covered, end = None, now
+    overdue = []
+    for each in await partitions.list_partitions(pg):
+        covered = each.upper
+        if each.lower <= end < each.upper:
+            end = each.upper
+        age = (now - each.upper).total_seconds() / 86_400
+        # Housekeeping comes round every minute; a day of grace for what it waits for.
+        if retention_days > 0 and age > retention_days + 1:
+            overdue.append(each.lower)
+    ahead = None if covered is None else (end - now).total_seconds()
+    has_gap = covered is not None and covered > end
+    return PartitionState(
+        ahead=ahead,
+        gap=ahead if has_gap else None,
+        overdue=len(overdue),
+        oldest_overdue=min(overdue, default=None),
+    )
