@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from relay.doctor import Result, Verdict
 
 _COLOURS = {"failed": "red", "warning": "yellow", "skipped": "bright_black", "ok": "green"}
-_GROUPS = {
+GROUPS = {
     "settings": "Settings",
     "postgres": "PostgreSQL",
     "kafka": "Kafka",
@@ -71,7 +71,7 @@ def _write_configuration(configuration: dict[str, str]) -> None:
 
 def _write_results(results: list[Result]) -> None:
     for group, members in itertools.groupby(results, lambda each: each.name.partition(".")[0]):
-        click.secho(f"\n{_GROUPS[group]}", bold=True)
+        click.secho(f"\n{GROUPS[group]}", bold=True)
         for reason, alike in itertools.groupby(members, _why_not):
             rest = list(alike)
             if reason is not None and len(rest) > 1:

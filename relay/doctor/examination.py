@@ -8,7 +8,6 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 import asyncpg
-from sqlalchemy.exc import DBAPIError
 
 from relay.core.errors import RelayError
 from relay.display import redact
@@ -16,6 +15,7 @@ from relay.doctor import configuration, server, sessions, sources, topics, upkee
 from relay.doctor.check import Check
 from relay.doctor.finding import Finding, Result, failed, skipped
 from relay.doctor.patient import Patient
+from relay.store.trouble import cause_of
 
 CHECKS: Final[tuple[Check, ...]] = (
     *configuration.CHECKS,
@@ -60,9 +60,7 @@ async def _run(check: Check, patient: Patient) -> Sequence[Finding]:
 
 def _of_error(error: Exception) -> Finding:
     """A check that could not do its work."""
-    cause: BaseException = error
-    if isinstance(error, DBAPIError):
-        cause = getattr(error.orig, "__cause__", None) or error.orig or error
+    cause = cause_of(error)
     text = " ".join(str(cause).split())
     if isinstance(cause, asyncpg.InsufficientPrivilegeError):
         return skipped(f"the role of RELAY_DATABASE_URL may not see it: {text}", _grant(text))

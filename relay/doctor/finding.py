@@ -69,9 +69,9 @@ def size(count: int) -> str:
     value = float(count)
     for unit in ("bytes", "KiB", "MiB"):
         if value < 1024:
-            return f"{value:.3g} {unit}"
+            return f"{value:.4g} {unit}"
         value /= 1024
-    return f"{value:.3g} GiB"
+    return f"{value:.4g} GiB"
 
 
 def span(seconds: float) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import cached_property
@@ -69,16 +68,15 @@ class Patient:
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncConnection]:
         """One that neither we nor the server let last."""
-        async with asyncio.timeout(QUERY_SECONDS), self.database.begin() as connection:
-            await server.bound(connection, QUERY_SECONDS)
+        async with self.database.begin(QUERY_SECONDS) as connection:
+            await server.bound(connection, QUERY_SECONDS - 1)  # it says more than a cut does
             yield connection
 
     @asynccontextmanager
     async def driver(self) -> AsyncIterator[asyncpg.Connection]:
         """A connection of the driver in a transaction, for the functions that want one."""
         async with (
-            asyncio.timeout(QUERY_SECONDS),
-            self.database.driver() as pg,
+            self.database.driver(QUERY_SECONDS) as pg,
             pg.transaction(isolation=READ_COMMITTED),
         ):
             yield pg

@@ -9,10 +9,10 @@ from relay.doctor.check import Check, Findings
 from relay.doctor.finding import Finding, failed, listed, ok, skipped, warning
 from relay.doctor.patient import Patient
 from relay.store import durability, schema, server
-from relay.store.engine import has_several_hosts
 from relay.store.failures import DATABASE_FAILURES
 from relay.store.schema import MIN_SERVER_VERSION, RevisionStatus
 from relay.store.server import READS_STATISTICS, Replication, Role, Server, Setting
+from relay.store.trouble import cause_of, explain
 
 _ROLES = (
     "give each service a login of its own in relay_receiver, relay_forwarder or relay_admin"
@@ -41,13 +41,10 @@ def _is_about(error: ConfigError, name: str) -> bool:
 
 
 def judge_unreachable(error: BaseException) -> Finding:
-    """What keeps us out: by the driver's own error, SQLAlchemy makes two more of it."""
-    wrapped: BaseException = getattr(error, "orig", None) or error
-    cause = wrapped.__cause__ or wrapped
+    """What keeps us out."""
+    cause = cause_of(error)
     reason = " ".join(str(cause).split()) or type(cause).__name__
     match getattr(cause, "sqlstate", None):
-        case "28P01" | "28000":
-            fix = "check user and password in RELAY_DATABASE_URL, and pg_hba.conf on the server"
         case "3D000":
             fix = "create the database, or correct its name in RELAY_DATABASE_URL"
         case "53300":
@@ -56,7 +53,7 @@ def judge_unreachable(error: BaseException) -> Finding:
             fix = "wait: the server is starting up or recovering"
         case _:
             fix = "check the host and port in RELAY_DATABASE_URL, the server, and what is between"
-    return failed(reason, fix)
+    return failed(reason, explain(error) or fix)
 
 
 async def _version(patient: Patient) -> Findings:
@@ -145,9 +142,8 @@ def _alter(setting: Setting) -> str:
 
 
 async def _standbys(patient: Patient) -> Findings:
-    several = has_several_hosts(patient.settings.require_database_url())
     found = await patient.ask(server.replication)
-    return judge_standbys(found, several_hosts=several)
+    return judge_standbys(found, several_hosts=patient.database.has_several_hosts)
 
 
 def judge_standbys(found: Replication, *, several_hosts: bool) -> Finding:
@@ -226,7 +222,7 @@ def judge_role(found: Role, *, development: bool = False) -> Finding:
 
 
 async def _faults(patient: Patient) -> dict[str, str]:
-    several = has_several_hosts(patient.settings.require_database_url())
+    several = patient.database.has_several_hosts
     async with patient.transaction() as connection:
         return await durability.find_faults(connection, several_hosts=several)
 

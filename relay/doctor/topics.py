@@ -109,7 +109,7 @@ def judge_existence(
         by_reason.setdefault(refusal.message, []).append(topic)
     findings = [
         failed(
-            f"{listed(topics)} cannot be created: {reason}; what goes there waits",
+            f"{listed(topics)} cannot be made: {reason}; what goes there waits",
             "create them, allow relay's user to Create and Describe them, or correct"
             " RELAY_TOPIC_PARTITIONS and RELAY_TOPIC_REPLICATION_FACTOR",
         )

@@ -74,7 +74,10 @@ class Inspection:
     async def try_creating(
         self, names: Collection[str], *, partitions: int, replication_factor: int
     ) -> dict[str, Failure]:
-        """Why topics could not be made; none is. Not for brokers that would make them."""
+        """Why topics that were not seen could not be made; none is.
+
+        Not for brokers that do not know of a trial and would make them.
+        """
         return await asyncio.to_thread(self._try, names, partitions, replication_factor)
 
     async def settings_of_new_topics(self) -> Mapping[str, str]:
@@ -152,8 +155,10 @@ class Inspection:
             try:
                 future.result()
             except KafkaException as error:
-                if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
-                    refused[name] = classify(error.args[0])
+                refused[name] = classify(error.args[0])
+                if error.args[0].code() == KafkaError.TOPIC_ALREADY_EXISTS:
+                    hidden = "it exists, and this client may not see it"
+                    refused[name] = Failure("refused", "kafka_hidden_topic", hidden)
         return refused
 
     def _broker_settings(self) -> Mapping[str, str]:

@@ -119,7 +119,7 @@ _SERVER = text(
            current_setting('superuser_reserved_connections')::int
                + coalesce(current_setting('reserved_connections', true)::int, 0)
                AS reserved_connections,
-           (SELECT count(*)::int FROM pg_stat_activity WHERE backend_type = 'client backend')
+           (SELECT count(*)::int FROM pg_stat_activity WHERE datid IS NOT NULL)
                AS connections,
            r.rolconnlimit AS role_connection_limit,
            d.datconnlimit AS database_connection_limit,

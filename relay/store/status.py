@@ -56,9 +56,9 @@ async def batches(connection: AsyncConnection) -> list[dict[str, Any]]:
 
 
 async def services(connection: AsyncConnection) -> list[dict[str, Any]]:
-    """Who of relay is connected, by application name, this command line excepted.
+    """Who of relay is connected, by application name, the commands excepted.
 
-    A role sees the names of its own connections only, unless it may read all statistics.
+    Since when, a role sees of its own connections only, unless it may read all statistics.
     """
     rows = await connection.execute(
         text(
@@ -67,7 +67,7 @@ async def services(connection: AsyncConnection) -> list[dict[str, Any]]:
                    min(backend_start) AS connected_since
             FROM pg_stat_activity
             WHERE datname = current_database() AND application_name LIKE 'relay-%'
-              AND application_name NOT IN ('relay-cli', 'relay-migrate')
+              AND application_name NOT IN ('relay-cli', 'relay-doctor', 'relay-migrate')
             GROUP BY 1 ORDER BY 1
             """
         )

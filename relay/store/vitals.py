@@ -55,7 +55,7 @@ _HOLDERS = """
     FROM pg_stat_activity
     WHERE datname = current_database() AND pid <> pg_backend_pid()
       AND (backend_xid IS NOT NULL OR backend_xmin IS NOT NULL)
-      AND backend_type <> 'autovacuum worker'
+      AND backend_type IS DISTINCT FROM 'autovacuum worker' -- null where it is not ours to see
     UNION ALL
     SELECT 'prepared transaction', gid, owner::text, NULL, NULL, prepared, age(transaction)
     FROM pg_prepared_xacts WHERE database = current_database()
