@@ -33,13 +33,13 @@ CHECK_SECONDS: Final = 15.0
 async def examine(patient: Patient, checks: Iterable[Check] = CHECKS) -> list[Result]:
     """What every check has found, in their order."""
     results: list[Result] = []
-    useless: set[str] = set()
+    # What could not be looked at is no ground for others to stand on; and why that was so.
+    useless: dict[str, str] = {}
     for check in checks:
-        missing = [name for name in check.needs if name in useless]
+        missing = [useless[name] for name in check.needs if name in useless]
         found = [skipped(f"needs {missing[0]}")] if missing else await _run(check, patient)
-        # What could not be looked at is no ground for others to stand on.
         if all(each.verdict in ("failed", "skipped") for each in found):
-            useless.add(check.name)
+            useless[check.name] = missing[0] if missing else check.name
         results += [
             Result(
                 check.name, each.verdict, redact(each.reason, patient.settings.secrets()), each.fix
