@@ -47,13 +47,20 @@ def main(
 ) -> None:
     """A fake of the Stripe API's lists on loopback. Prints one line: its URL and a key."""
     limits = Limits(account_limit, endpoint_limit)
-    sys.exit(parts.run(_serve(FakeStripe(objects, seed=seed, port=port, limits=limits))))
+    ended = asyncio.Event()
+
+    def end() -> bool:
+        ended.set()
+        return True
+
+    fake = FakeStripe(objects, seed=seed, port=port, limits=limits)
+    sys.exit(parts.run(_serve(fake, ended), on_signal=end))
 
 
-async def _serve(fake: FakeStripe) -> int:
+async def _serve(fake: FakeStripe, ended: asyncio.Event) -> int:
     async with fake:
         print(f"{fake.url} {fake.key}", flush=True)
-        await asyncio.Event().wait()
+        await ended.wait()
     return 0
 
 
