@@ -42,6 +42,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("RELAY_ADMIN_BIND", "admin_bind", parsers.address),
     Variable("RELAY_ADMIN_TOKEN", "admin_token", str, secret=True),
     Variable("RELAY_STRIPE_API_BASE", "stripe_api_base", parsers.web_url),
+    Variable("RELAY_STRIPE_TIMEOUT_SECONDS", "stripe_timeout_seconds", parsers.seconds(0.1)),
     Variable("RELAY_TOPIC_AUTO_CREATE", "topic_auto_create", parsers.boolean),
     Variable("RELAY_TOPIC_PARTITIONS", "topic_partitions", parsers.whole(1, 10_000)),
     Variable(

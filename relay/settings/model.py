@@ -52,6 +52,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     admin_bind: Address = Address("127.0.0.1", 8081)
     admin_token: str | None = None
     stripe_api_base: str = "https://api.stripe.com"
+    stripe_timeout_seconds: float = 80.0
+    """How long one request to Stripe may take, to the last byte of the answer; what Stripe's own
+    packages allow."""
     topic_auto_create: bool = True
     topic_partitions: int = 6
     topic_replication_factor: int = -1
