@@ -27,8 +27,7 @@ async def _pooler(patient: Patient) -> Findings:
 
 
 async def _look_for_pooler(patient: Patient) -> Pooler:
-    await patient.ask(server.server)  # the first connection finds it out
-    if not patient.database.behind_pooler:
+    if not await patient.database.is_pooled():
         return "none"
     async with patient.database.driver() as one, patient.database.driver() as other:
         return "transaction" if await server.shares_backends(one, other) else "unknown"
@@ -43,7 +42,7 @@ def judge_pooler(found: Pooler) -> Finding:
     }[found]
     return ok(
         f"{told}: services work through it, without prepared statements; a forwarder keeps a server"
-        " connection for as long as a batch lasts; run `relay migrate` on a direct connection"
+        " connection for as long as a batch lasts; `relay migrate` wants a direct connection"
     )
 
 

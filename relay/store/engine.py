@@ -103,7 +103,7 @@ class Database:
         self._first = 0  # the host to begin with
         self._patience_seconds = patience_seconds
         self._application_name = application_name
-        self._statement_cache_size: int | None = None
+        self._pooled: bool | None = None
         self.engine = create_async_engine(
             "postgresql+asyncpg://",
             # A logged error must not repeat bodies and secrets.
@@ -130,9 +130,8 @@ class Database:
         return self._route.has_several_hosts
 
     async def _connect(self) -> asyncpg.Connection:
-        if self._statement_cache_size is None:
-            self._statement_cache_size = await self._detect_statement_cache_size()
-        return await self._open(self._statement_cache_size)
+        # Named prepared statements do not survive a pooler in transaction mode.
+        return await self._open(statement_cache_size=0 if await self.is_pooled() else 100)
 
     async def _open(self, statement_cache_size: int) -> asyncpg.Connection:
         """A connection to the host that worked last, or else to the next one that does.
@@ -177,25 +176,29 @@ class Database:
         except asyncpg.ConnectionDoesNotExistError as error:
             raise ConnectionAbortedError("ended by the server before the login") from error
 
-    async def _detect_statement_cache_size(self) -> int:
-        """Named prepared statements do not survive a pooler in transaction mode.
+    async def is_pooled(self) -> bool:
+        """Whether a pooler, such as PgBouncer, stands between us and the server.
 
-        A pooler hands out a process id of its own invention at connect time, which differs from
-        the one that the server itself tells.
+        It hands out a process id of its own invention at connect time, which differs from the one
+        that the server itself tells.
         """
-        connection = await self._open(0)
-        ends = asyncio.get_running_loop().time() + self._route.connect_seconds
-        with _cut_at(ends, connection.terminate):
-            try:
-                told = await connection.fetchval("SELECT pg_backend_pid()")
-                return 100 if told == connection.get_server_pid() else 0
-            finally:
-                await connection.close()
+        if self._pooled is None:
+            connection = await self._open(statement_cache_size=0)
+            ends = asyncio.get_running_loop().time() + self._route.connect_seconds
+            with _cut_at(ends, connection.terminate):
+                try:
+                    told = await connection.fetchval("SELECT pg_backend_pid()")
+                    self._pooled = told != connection.get_server_pid()
+                finally:
+                    await connection.close()
+        return self._pooled
 
-    @property
-    def behind_pooler(self) -> bool | None:
-        """Whether a pooler stands between; None before the first connection."""
-        return None if self._statement_cache_size is None else self._statement_cache_size == 0
+    async def backend_pid(self, pg: asyncpg.Connection) -> int:
+        """The process id of the backend that runs the present transaction of ``pg``."""
+        if not await self.is_pooled():
+            return pg.get_server_pid()
+        told: int = await pg.fetchval("SELECT pg_backend_pid()")
+        return told
 
     @asynccontextmanager
     async def begin(self, seconds: float | None = None) -> AsyncIterator[AsyncConnection]:
