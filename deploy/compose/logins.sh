@@ -1,0 +1,22 @@
+#!/bin/sh
+# Runs inside of the container of PostgreSQL at its first start, as its superuser: a login for every
+# service, with the rights of its group and no more (docs/security.md). The groups get their rights
+# from `relay migrate`, which runs as the one that owns the schema.
+set -eu
+
+psql --no-psqlrc --quiet --set=ON_ERROR_STOP=1 --dbname=relay <<SQL
+CREATE ROLE relay_migrator NOLOGIN;
+CREATE ROLE relay_receiver NOLOGIN;
+CREATE ROLE relay_forwarder NOLOGIN;
+CREATE ROLE relay_admin NOLOGIN;
+CREATE ROLE relay_auditor NOLOGIN;
+GRANT CREATE ON DATABASE relay TO relay_migrator;
+SQL
+
+for service in migrator receiver forwarder admin; do
+    psql --no-psqlrc --quiet --set=ON_ERROR_STOP=1 --dbname=relay \
+        --set=login="$service" --set=group="relay_$service" \
+        --set=password="$(cat "/run/secrets/${service}_password")" <<'SQL'
+CREATE ROLE :"login" LOGIN PASSWORD :'password' IN ROLE :"group";
+SQL
+done
