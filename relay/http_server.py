@@ -12,6 +12,18 @@ import uvicorn
 _POLL_SECONDS = 0.01
 
 
+def listen(host: str, port: int, *, backlog: int = 128) -> socket.socket:
+    """A listening socket; an IPv6 one also takes IPv4. Raises OSError."""
+    if ":" not in host:
+        return socket.create_server((host, port), backlog=backlog)
+    return socket.create_server(
+        (host, port),
+        family=socket.AF_INET6,
+        backlog=backlog,
+        dualstack_ipv6=socket.has_dualstack_ipv6(),
+    )
+
+
 class EmbeddedServer(uvicorn.Server):
     """uvicorn's accept loop without its signal handlers: signals belong to the supervisor."""
 

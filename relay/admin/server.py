@@ -11,7 +11,7 @@ import uvicorn
 from litestar import Litestar
 from litestar.handlers import HTTPRouteHandler
 
-from relay.http_server import EmbeddedServer
+from relay.http_server import EmbeddedServer, listen
 
 _log = structlog.get_logger("relay.admin")
 
@@ -35,7 +35,7 @@ class AdminServer:
 
     async def start(self, host: str, port: int) -> None:
         """Raises OSError when the address cannot be had."""
-        self._socket = socket.create_server((host, port))
+        self._socket = listen(host, port)
         config = uvicorn.Config(
             self._app, lifespan="off", log_config=None, access_log=False, server_header=False
         )

@@ -10,7 +10,7 @@ import structlog
 import uvicorn
 
 from relay.health import Health
-from relay.http_server import EmbeddedServer
+from relay.http_server import EmbeddedServer, listen
 from relay.receiver.app import ReceiverApp
 from relay.receiver.budget import Budget
 from relay.receiver.commit import CannotStoreError, Committing, GroupCommit
@@ -79,7 +79,7 @@ class Receiver:
 
         Raises OSError when the address cannot be had.
         """
-        listener = sock or _bind(host, port)
+        listener = sock or listen(host, port, backlog=_BACKLOG)
         self.addresses = [listener.getsockname()[:2]]
         config = uvicorn.Config(
             self.app,
@@ -142,15 +142,3 @@ class Receiver:
         await self._refused.flush()
         self._route.close()
         log.info("receiver.stopped")
-
-
-def _bind(host: str, port: int) -> socket.socket:
-    """A listening socket; an IPv6 one also takes IPv4. Raises OSError."""
-    if ":" not in host:
-        return socket.create_server((host, port), backlog=_BACKLOG)
-    return socket.create_server(
-        (host, port),
-        family=socket.AF_INET6,
-        backlog=_BACKLOG,
-        dualstack_ipv6=socket.has_dualstack_ipv6(),
-    )
