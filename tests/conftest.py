@@ -2,6 +2,9 @@
 
 - RELAY_TEST_DATABASE_URL: a PostgreSQL server to use instead of the embedded one; its role may
   create databases.
+- RELAY_TEST_POSTGRES: a major version to run instead of the embedded one; its programs lie where
+  Debian's packages put them (`15`: postgresql-15).
+- RELAY_TEST_POOLER: `pgbouncer` puts PgBouncer in transaction mode before PostgreSQL.
 - RELAY_TEST_BROKER: `embedded` (default) or `apache`, which is Apache Kafka from Maven's jars.
 - RELAY_TEST_KAFKA: bootstrap servers of a cluster to use instead of either; RELAY_TEST_BROKER then
   says whether it is Apache's.
@@ -13,20 +16,24 @@ import os
 import secrets
 import signal
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
 from relay.dev.broker import EmbeddedBroker
-from relay.dev.postgres import EmbeddedPostgres
+from relay.dev.postgres import EmbeddedPostgres, Installation
 from relay.store.engine import Database
 from tests.support.databases import Databases
 from tests.support.kafka import ApacheKafka
+from tests.support.pgbouncer import PgBouncer
 from tests.support.topics import TopicReader
 
 # Taken out of the environment, where the relay's own processes would refuse unknown RELAY_ names.
 _DATABASE_URL = os.environ.pop("RELAY_TEST_DATABASE_URL", None)
+_POSTGRES = os.environ.pop("RELAY_TEST_POSTGRES", None)
+_POOLER = os.environ.pop("RELAY_TEST_POOLER", None)
 _BROKER = os.environ.pop("RELAY_TEST_BROKER", "embedded")
 _KAFKA = os.environ.pop("RELAY_TEST_KAFKA", None)
 
@@ -41,16 +48,33 @@ _SETTINGS = {"max_connections": "300"}
 @pytest_asyncio.fixture(scope="session")
 async def postgres(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Databases]:
     """The PostgreSQL server of this run; the fixtures below are what most tests want."""
-    if _DATABASE_URL:
-        databases = await Databases.connect(_DATABASE_URL)
+    async with AsyncExitStack() as running:
+        dsn = _DATABASE_URL
+        if dsn is None:
+            directory = tmp_path_factory.mktemp("postgres")
+            server = EmbeddedPostgres(directory, settings=_SETTINGS, installation=_installation())
+            dsn = (await running.enter_async_context(server)).dsn
+        pooler = None
+        if _POOLER is not None:
+            if _POOLER != "pgbouncer":
+                raise pytest.UsageError(f"RELAY_TEST_POOLER is {_POOLER!r}; it may be pgbouncer")
+            pooler = PgBouncer(tmp_path_factory.mktemp("pgbouncer"), dsn)
+            await running.enter_async_context(pooler)
+        databases = await Databases.connect(dsn, pooler)
+        running.push_async_callback(databases.close)
         yield databases
-        await databases.close()
-        return
-    directory = tmp_path_factory.mktemp("postgres")
-    async with EmbeddedPostgres(directory, settings=_SETTINGS) as server:
-        databases = await Databases.connect(server.dsn)
-        yield databases
-        await databases.close()
+
+
+def _installation() -> Installation | None:
+    if _POSTGRES is None:
+        return None
+    programs = Path(f"/usr/lib/postgresql/{_POSTGRES}/bin")
+    if not programs.is_dir():
+        raise pytest.UsageError(
+            f"RELAY_TEST_POSTGRES is {_POSTGRES!r}, and there is no {programs}"
+            f" (Debian: `postgresql-{_POSTGRES}`)"
+        )
+    return Installation(int(_POSTGRES), programs)
 
 
 @pytest_asyncio.fixture
@@ -59,6 +83,15 @@ async def database_url(postgres: Databases) -> AsyncIterator[str]:
     url = await postgres.create()
     yield url
     await postgres.drop(url)
+
+
+@pytest.fixture
+def direct_url(postgres: Databases, database_url: str) -> str:
+    """The way to the same database past the pooler, where there is one.
+
+    For what a test does to the server itself, and for what belongs to a session.
+    """
+    return postgres.direct(database_url)
 
 
 @pytest_asyncio.fixture

@@ -124,10 +124,10 @@ async def test_one_step_down_and_up_again(empty_database_url: str) -> None:
     assert sorted(row[0] for row in await query(url, _OURS)) == before
 
 
-async def test_again_changes_nothing(database_url: str) -> None:
-    before = sorted(row[0] for row in await query(database_url, _OURS))
-    await migrate(database_url)
-    assert sorted(row[0] for row in await query(database_url, _OURS)) == before
+async def test_again_changes_nothing(direct_url: str) -> None:
+    before = sorted(row[0] for row in await query(direct_url, _OURS))
+    await migrate(direct_url)
+    assert sorted(row[0] for row in await query(direct_url, _OURS)) == before
 
 
 @pytest.mark.parametrize("isolation", ["read committed", "serializable"])

@@ -24,7 +24,8 @@ async def status(call: Call) -> None:
             "sources": [_source(row) for row in await store.lag(connection)],
             "waiting": await store.waiting_reasons(connection),
             "batches": await store.batches(connection),
-            "services": await store.services(connection),
+            # Behind a pooler only those that are in a transaction at this moment could be seen.
+            "services": None if await database.is_pooled() else await store.services(connection),
             "partitions_ahead_days": await store.partitions_ahead_days(connection),
         }
     found["warnings"] = _warnings(found)
@@ -66,15 +67,14 @@ def _warnings(found: dict[str, Any]) -> list[str]:
             "no partition of the inbox lies ahead: soon nothing can be stored; is any"
             " `relay serve` running?"
         )
-    if not found["services"]:
+    if found["services"] == []:
         warnings.append("no service of relay is connected to this database")
     return warnings
 
 
 def _write(found: dict[str, Any]) -> None:
     say(f"database    {found['database']}")
-    services = ", ".join(f"{row['name']} ({row['connections']})" for row in found["services"])
-    say(f"services    {services or '-'}")
+    say(f"services    {_services(found['services'])}")
     days = found["partitions_ahead_days"]
     say(f"partitions  {'-' if days is None else f'{days:.0f} days ahead'}")
     say()
@@ -88,6 +88,12 @@ def _write(found: dict[str, Any]) -> None:
         say("\nin flight")
         rows = [row | {"age": duration(row["seconds"])} for row in found["batches"]]
         write_table(rows, ("process_id", "rows", "lanes", "age"), "")
+
+
+def _services(rows: list[dict[str, Any]] | None) -> str:
+    if rows is None:
+        return "not to be seen through a pooler"
+    return ", ".join(f"{row['name']} ({row['connections']})" for row in rows) or "-"
 
 
 def _oldest(row: dict[str, Any]) -> str | None:

@@ -246,9 +246,10 @@ class Forwarder:
     ) -> tuple[Window, dict[int, StoredEvent]]:
         """Write the note and read the events, and tell until when they may be produced."""
         shared = self._shared
+        backend_pid = await shared.database.backend_pid(pg)
         async with shared.database.driver() as notes:
             window = shared.window()
-            await queue.write_note(notes, note_id, shared.process_id, pg.get_server_pid(), rows)
+            await queue.write_note(notes, note_id, shared.process_id, backend_pid, rows)
             events = await queue.read_events(pg, rows)
             if not window.is_fresh(asyncio.get_running_loop().time()):
                 # Big bodies over a slow line: without this the time would always be over.

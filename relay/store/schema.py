@@ -48,10 +48,13 @@ async def migrate(dsn: str, revision: str = "head", *, retention_days: int = 0) 
 
     Hosts that migrate at once wait for each other. Needs a role that may create a schema, or the
     one that owns ours. A revision below the present one downgrades. Raises ConfigError for a role
-    without the rights, for a server that is too old and for a database that is not in UTF-8.
+    without the rights, for a server that is too old, for a database that is not in UTF-8, and for
+    a way through a pooler.
     """
     database = Database(dsn, pool_size=1, application_name="relay-migrate")
     try:
+        if await database.is_pooled():
+            raise _through_a_pooler()
         async with database.begin() as connection:
             await _check_server(connection)
             await connection.run_sync(_run_alembic, revision)
@@ -80,6 +83,15 @@ async def _check_server(connection: AsyncConnection) -> None:
             f"the database is encoded in {encoding}, which cannot hold every event:"
             " create one with ENCODING 'UTF8' TEMPLATE template0"
         )
+
+
+def _through_a_pooler() -> ConfigError:
+    # A pooler may end what takes long, and what a session sets there somebody else inherits:
+    # a migration may have to do both.
+    return ConfigError(
+        "RELAY_DATABASE_URL leads through a connection pooler, and migrations need a direct"
+        " connection: give `relay migrate` the address of PostgreSQL itself"
+    )
 
 
 def _without_rights(cause: BaseException) -> ConfigError:

@@ -182,15 +182,15 @@ class FaultWatch:
 
 
 @pytest.fixture
-async def pg(database_url: str) -> AsyncIterator[asyncpg.Connection]:
-    connection = await asyncpg.connect(database_url)
+async def pg(direct_url: str) -> AsyncIterator[asyncpg.Connection]:
+    connection = await asyncpg.connect(direct_url)
     yield connection
     await connection.close()
 
 
 @asynccontextmanager
-async def watching(database_url: str) -> AsyncIterator[FaultWatch]:
-    connection = await asyncpg.connect(database_url)
+async def watching(direct_url: str) -> AsyncIterator[FaultWatch]:
+    connection = await asyncpg.connect(direct_url)
     watch = FaultWatch(connection)
     looking = asyncio.create_task(watch.run())
     try:
@@ -242,7 +242,12 @@ async def held_up(pg: asyncpg.Connection, table: str, sender: Sender) -> AsyncIt
 
 
 async def test_nothing_is_lost_or_out_of_order(
-    database_url: str, kafka: str, topic_prefix: str, tmp_path: Path, pg: asyncpg.Connection
+    database_url: str,
+    direct_url: str,
+    kafka: str,
+    topic_prefix: str,
+    tmp_path: Path,
+    pg: asyncpg.Connection,
 ) -> None:
     seed = int(os.environ.get("RELAY_TEST_SEED") or random.SystemRandom().randrange(10**6))
     rng = random.Random(seed)
@@ -262,7 +267,7 @@ async def test_nothing_is_lost_or_out_of_order(
     try:
         fleet.replace()
         await fleet.ready()
-        async with watching(database_url) as watch:
+        async with watching(direct_url) as watch:
             began = time.monotonic()
             async with asyncio.TaskGroup() as group:
                 group.create_task(sender.run(events, CONNECTIONS))

@@ -46,7 +46,9 @@ def body_of(name: str, *, seed: int, account: str | None, odd: bool) -> tuple[st
 
 
 @pytest.mark.parametrize("route_by", ["event_type", "object"])
-async def test_every_type(route_by: str, database_url: str, kafka: str, topic_prefix: str) -> None:
+async def test_every_type(
+    route_by: str, database_url: str, direct_url: str, kafka: str, topic_prefix: str
+) -> None:
     # The second way is also the one with everything switched on.
     everything = route_by == "object"
     source = Settings("Müller & Söhne", topic_prefix, route_by, everything, everything)
@@ -69,7 +71,7 @@ async def test_every_type(route_by: str, database_url: str, kafka: str, topic_pr
         body_of(name, seed=number, account=account, odd=everything)
         for number, name in enumerate(names)
     )
-    pg = await asyncpg.connect(database_url)
+    pg = await asyncpg.connect(direct_url)
     async with running(load(environ)) as app:
         assert app.receiver is not None
         ports = [port for _, port in app.receiver.addresses]

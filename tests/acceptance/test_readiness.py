@@ -115,7 +115,7 @@ async def test_not_ready_tells_why(
 
 
 async def test_sigterm_drains(
-    database_url: str, kafka: str, topic_prefix: str, tmp_path: Path
+    database_url: str, direct_url: str, kafka: str, topic_prefix: str, tmp_path: Path
 ) -> None:
     settings = environment(
         RELAY_DATABASE_URL=database_url,
@@ -126,7 +126,7 @@ async def test_sigterm_drains(
     source = await create_source("acme", *flags, environment=settings)
     webhook = Webhook(f"/webhooks/{source['id']}?api_key={source['api_key']}", SECRET)
     first, second = samples.events(2, types=["customer.created"])
-    pg = await asyncpg.connect(database_url)
+    pg = await asyncpg.connect(direct_url)
     process = await Serving("receiver,forwarder", settings, tmp_path / "log").ready()
     try:
         # One event is in Kafka and cannot be settled, the other's request is half sent.

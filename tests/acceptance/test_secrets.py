@@ -161,10 +161,10 @@ async def take_the_database_away(
 
 
 async def break_the_schema(
-    database_url: str, process: Serving, webhook: Webhook, canaries: Canaries
+    direct_url: str, process: Serving, webhook: Webhook, canaries: Canaries
 ) -> None:
     """Errors that nobody has thought of: some of their tracebacks are logged."""
-    pg = await asyncpg.connect(database_url)
+    pg = await asyncpg.connect(direct_url)
 
     async def is_answered(status: int, body: bytes) -> bool:
         return canaries.hear(await post(process.port, webhook, body)) == status
@@ -199,6 +199,7 @@ async def finish(process: Serving, canaries: Canaries) -> set[str]:
 async def test_no_secret_is_written(
     postgres: Databases,
     database_url: str,
+    direct_url: str,
     kafka: str,
     topic_prefix: str,
     tmp_path: Path,
@@ -228,7 +229,7 @@ async def test_no_secret_is_written(
     try:
         await provoke_clients_errors(process, webhook, canaries)
         await take_the_database_away(postgres, database_url, process, webhook, canaries)
-        await break_the_schema(database_url, process, webhook, canaries)
+        await break_the_schema(direct_url, process, webhook, canaries)
         logged = await finish(process, canaries)
     finally:
         await process.kill()

@@ -202,9 +202,9 @@ async def test_a_missing_schema_names_the_command(empty_database_url: str) -> No
     ],
 )
 async def test_a_database_that_cannot_be_reached_is_one_line(
-    database_url: str, change: dict[str, str], said: str
+    direct_url: str, change: dict[str, str], said: str
 ) -> None:
-    parts = urlsplit(database_url)
+    parts = urlsplit(direct_url)
     host = parts.netloc.rpartition("@")[2]
     change = {k: v.format(host=host, port=unused_port()) for k, v in change.items()}
     url = urlunsplit(parts._replace(**change))

@@ -44,11 +44,11 @@ async def test_the_numbers_by_source(relay: Relay, receive: Receive, database: D
 
 
 async def test_services_and_batches_are_seen(
-    relay: Relay, receive: Receive, database: Database, database_url: str
+    relay: Relay, receive: Receive, direct_url: str
 ) -> None:
     await relay("source", "create", "acme", "--insecure")
     (number,) = await receive("acme", event("evt_1"))
-    service = Database(database_url, application_name="relay-forwarder-receiver")
+    service = Database(direct_url, application_name="relay-forwarder-receiver")
     try:
         async with service.driver() as pg:
             await pg.execute(
@@ -57,8 +57,8 @@ async def test_services_and_batches_are_seen(
                 " ARRAY[source_id], ARRAY[lane], ARRAY[number] FROM relay.queue WHERE number = $1",
                 number,
             )
-            found = output(await relay("status", "--json"))
-            text = (await relay("status")).stdout
+            found = output(await relay("status", "--json", RELAY_DATABASE_URL=direct_url))
+            text = (await relay("status", RELAY_DATABASE_URL=direct_url)).stdout
     finally:
         await service.close()
     assert [each["name"] for each in found["services"]] == ["relay-forwarder-receiver"]

@@ -291,8 +291,8 @@ def test_says_what_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("query", [query for _, query in report.QUERIES])
-async def test_the_queries_to_try_work(database_url: str, query: str) -> None:
-    connection = await asyncpg.connect(database_url)
+async def test_the_queries_to_try_work(direct_url: str, query: str) -> None:
+    connection = await asyncpg.connect(direct_url)
     try:
         await connection.fetch(query)
     finally:

@@ -228,7 +228,7 @@ async def test_what_the_database_took_away_is_claimed_again_at_once(
 
     async def lose_connection(pg: asyncpg.Connection, settled: Any, note_id: Any) -> None:
         monkeypatch.setattr(receipts, "settle", settle)
-        await _terminate(world, pg.get_server_pid())
+        await _terminate(world, await pg.fetchval("SELECT pg_backend_pid()"))
         await settle(pg, settled, note_id)
 
     monkeypatch.setattr(receipts, "settle", lose_connection)
@@ -284,7 +284,9 @@ async def test_a_note_that_settles_while_it_is_looked_at_is_left_alone(world: Wo
         rows = await queue.read_lanes(pg, lanes, 10)
         process = world.process()
         note_id = process.shared.process_id
-        await queue.write_note(notes, note_id, note_id, pg.get_server_pid(), rows)
+        await queue.write_note(
+            notes, note_id, note_id, await pg.fetchval("SELECT pg_backend_pid()"), rows
+        )
         async with notes.transaction():
             assert await queue.take_dead_note(notes, note_id, 3) is None
         await pg.execute("COMMIT")

@@ -84,7 +84,7 @@ async def test_a_frozen_transaction_is_ended_in_any_state_and_cannot_settle_afte
     monkeypatch.setattr(Delivery, "send", send_and_freeze)
     running = asyncio.create_task(process.forwarder.run_once())
     await asyncio.wait_for(frozen.wait(), 30)
-    pid = claiming[0].get_server_pid()
+    pid = await world.value("SELECT backend_pid FROM relay.batch_note")
     await eventually(lambda: _is(world, pid, STATES[freeze]))
     monkeypatch.setattr(Delivery, "send", send)
 

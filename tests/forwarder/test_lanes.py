@@ -125,7 +125,9 @@ async def test_rows_are_read_after_their_lanes_were_locked(world: World, how: st
             await receipts.settle(owner, done, None)
             await owner.execute("COMMIT")
         else:
-            await queue.write_note(gate, uuid4(), uuid4(), owner.get_server_pid(), rows)
+            await queue.write_note(
+                gate, uuid4(), uuid4(), await owner.fetchval("SELECT pg_backend_pid()"), rows
+            )
             await owner.execute("ROLLBACK")
         await gate.execute("SELECT pg_advisory_unlock(42)")
         assert await locking == lanes, "the trap works: it got the lane for what it had seen"

@@ -70,9 +70,9 @@ async def put_as_one_batch(
 
 
 @pytest_asyncio.fixture
-async def pg(database_url: str) -> AsyncIterator[asyncpg.Connection]:
+async def pg(direct_url: str) -> AsyncIterator[asyncpg.Connection]:
     """The test's own connection."""
-    connection = await asyncpg.connect(database_url)
+    connection = await asyncpg.connect(direct_url)
     yield connection
     await connection.close()
 
@@ -133,14 +133,14 @@ class BlockedCommits:
         await self._pg.execute("SELECT pg_advisory_unlock_all()")
 
 
-async def test_who_is_answered_is_stored(database: Database, pg: asyncpg.Connection) -> None:
+async def test_who_is_answered_is_stored(database: Database, direct_url: str) -> None:
     async with committing(database) as commit:
 
         async def put_and_look(number: int) -> bool:
             assert await commit.put(row(f"evt_{number}"))
             return f"evt_{number}" in await stored_ids(looking[number % 8])
 
-        looking = [await asyncpg.connect(database.dsn) for _ in range(8)]
+        looking = [await asyncpg.connect(direct_url) for _ in range(8)]
         locks = [asyncio.Lock() for _ in looking]
 
         async def one(number: int) -> bool:

@@ -14,8 +14,8 @@ from relay.store.engine import Database
 
 
 @pytest_asyncio.fixture
-async def admin(database_url: str) -> AsyncIterator[asyncpg.Connection]:
-    connection = await asyncpg.connect(database_url)
+async def admin(direct_url: str) -> AsyncIterator[asyncpg.Connection]:
+    connection = await asyncpg.connect(direct_url)
     yield connection
     await connection.close()
 

@@ -155,9 +155,9 @@ def test_one_connection_less_fails_nobody(serve: Callable[..., Serving], proxy: 
 class Gate:
     """Holds every COMMIT that stores something until it is opened."""
 
-    def __init__(self, serving: Serving) -> None:
+    def __init__(self, serving: Serving, direct_url: str) -> None:
         self._serving = serving
-        self._pg: asyncpg.Connection = serving.run(asyncpg.connect(serving.database_url))
+        self._pg: asyncpg.Connection = serving.run(asyncpg.connect(direct_url))
         for statement in (
             "CREATE FUNCTION relay.wait() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
             " PERFORM pg_advisory_xact_lock_shared(7); RETURN NULL; END $$",
@@ -179,9 +179,9 @@ class Gate:
 
 @pytest.mark.parametrize("reset", [False, True])
 def test_a_client_that_leaves_in_the_middle_of_the_commit_is_still_stored(
-    serving: Serving, source: SourceUnderTest, reset: bool
+    serving: Serving, source: SourceUnderTest, direct_url: str, reset: bool
 ) -> None:
-    gate = Gate(serving)
+    gate = Gate(serving, direct_url)
     counters = serving.receiver.counters
     client = Client(serving.port)
     client.send(request(source, event("evt_1")))
@@ -198,9 +198,9 @@ def test_a_client_that_leaves_in_the_middle_of_the_commit_is_still_stored(
 
 
 def test_what_comes_while_an_answer_is_awaited_is_answered_after_it(
-    serving: Serving, source: SourceUnderTest
+    serving: Serving, source: SourceUnderTest, direct_url: str
 ) -> None:
-    gate = Gate(serving)
+    gate = Gate(serving, direct_url)
     with Client(serving.port) as client:
         client.send(request(source, event("evt_1")))
         gate.wait_for(1)

@@ -143,3 +143,15 @@ async def states(pg: asyncpg.Connection, *inbox_ids: int) -> list[str]:
         "SELECT state FROM relay.events WHERE id = ANY ($1) ORDER BY id, state", inbox_ids
     )
     return [row["state"] for row in rows]
+
+
+async def is_waiting(pg: asyncpg.Connection, *, count: int = 1) -> bool:
+    """Whether so many backends of this database wait for a lock.
+
+    They are not told apart: a pooler does not say which of them serves a connection.
+    """
+    waiting: int = await pg.fetchval(
+        "SELECT count(*) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    )
+    return waiting >= count

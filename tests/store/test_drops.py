@@ -14,7 +14,7 @@ from relay.store import partitions
 from relay.store.engine import Database
 from relay.store.partitions import Partition, drop, find_droppable, finish_drops, list_partitions
 from tests.store.days import DAY, past, queue_at, store_at
-from tests.store.rows import new_event, put, states
+from tests.store.rows import is_waiting, new_event, put, states
 from tests.support.processes import eventually
 
 # Its id is 1, which the rows below are of.
@@ -288,19 +288,11 @@ async def test_a_replay_that_is_not_committed_when_the_drop_begins(
     await queue_at(other, stored, partition.lower + DAY / 2)
     assert partition in await find_droppable(pg, retention_days=WEEK)
     dropping = asyncio.create_task(drop(pg, partition))
-    await eventually(lambda: _waits(other, pg))
+    await eventually(lambda: is_waiting(other))
     await replay.commit()
     assert not await dropping
     assert await is_whole(other, partition, stored)
     assert await states(other, stored) == ["pending"]
-
-
-async def _waits(pg: asyncpg.Connection, for_lock: asyncpg.Connection) -> bool:
-    waits: bool = await pg.fetchval(
-        "SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = $1",
-        for_lock.get_server_pid(),
-    )
-    return waits
 
 
 @asynccontextmanager
@@ -343,7 +335,7 @@ async def test_inserts_never_wait_for_a_drop(
     await other.execute("SET lock_timeout = '500ms'")
     async with old_transaction(database):
         dropping = asyncio.create_task(drop(pg, partition))
-        await eventually(lambda: _waits(other, pg))
+        await eventually(lambda: is_waiting(other))
         for _ in range(10):
             assert await put(other, new_event(source_id)) == [True]
             await other.fetch("SELECT * FROM relay.events ORDER BY id DESC LIMIT 5")

@@ -22,6 +22,7 @@ from tests.store.rows import (
     bury,
     deliver,
     fail,
+    is_waiting,
     leave_out,
     new_event,
     row_of,
@@ -260,7 +261,7 @@ async def test_a_skip_waits_for_the_batch_in_flight(
     await batch.start()
     assert await queue.lock_lanes(pg, (0, 0), LANES) == [(source_id, row.lane)]
     skipping = asyncio.create_task(_skip(database, stored))
-    await eventually(lambda: _somebody_waits(other))
+    await eventually(lambda: is_waiting(other))
     assert not skipping.done()
     if outcome == "delivered":
         await receipts.settle(pg, [Settled(row, (Receipt("customer", 0, 1, "{}", "u"),))], None)
@@ -278,14 +279,6 @@ async def test_a_skip_waits_for_the_batch_in_flight(
 async def _skip(database: Database, *inbox_ids: int) -> int:
     async with database.begin() as connection:
         return await events.skip(connection, inbox_ids, OPERATOR)
-
-
-async def _somebody_waits(pg: asyncpg.Connection) -> bool:
-    waits: bool = await pg.fetchval(
-        "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database()"
-        " AND wait_event_type = 'Lock')"
-    )
-    return waits
 
 
 async def test_while_a_skip_works_nobody_claims_its_lanes(
@@ -430,7 +423,7 @@ async def test_discarding_a_source_waits_for_its_batches(
             return await events.discard_source(connection, source_id, OPERATOR)
 
     discarding = asyncio.create_task(discard())
-    await eventually(lambda: _somebody_waits(other))
+    await eventually(lambda: is_waiting(other))
     await receipts.settle(pg, [Settled(row, (Receipt("customer", 0, 1, "{}", "u"),))], None)
     await batch.commit()
     assert await discarding == (19, 0)

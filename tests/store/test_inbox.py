@@ -13,7 +13,7 @@ import pytest
 from relay.store import inbox, queue
 from relay.store.engine import Database
 from relay.store.inbox import REFUSED_SAMPLE_BYTES, NewEvent
-from tests.store.rows import inbox_id, letters_of, new_event, put, row_of, states, store
+from tests.store.rows import inbox_id, is_waiting, letters_of, new_event, put, row_of, states, store
 from tests.support.processes import eventually
 
 MIB = 1024 * 1024
@@ -301,7 +301,7 @@ async def test_the_second_waits_for_the_first_to_commit(
     await first.start()
     assert await inbox.put(pg, [new_event(source_id, "evt_1")]) == [True]
     second = asyncio.create_task(put(other, new_event(source_id, "evt_1")))
-    await eventually(lambda: _waits(pg, other))
+    await eventually(lambda: is_waiting(pg))
     assert not second.done()
     await first.commit()
     assert await second == [False]
@@ -314,17 +314,9 @@ async def test_the_second_stores_what_the_first_took_back(
     await first.start()
     assert await inbox.put(pg, [new_event(source_id, "evt_1")]) == [True]
     second = asyncio.create_task(put(other, new_event(source_id, "evt_1")))
-    await eventually(lambda: _waits(pg, other))
+    await eventually(lambda: is_waiting(pg))
     await first.rollback()
     assert await second == [True]
-
-
-async def _waits(pg: asyncpg.Connection, for_lock: asyncpg.Connection) -> bool:
-    waits: bool = await pg.fetchval(
-        "SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = $1",
-        for_lock.get_server_pid(),
-    )
-    return waits
 
 
 async def test_the_same_ids_in_another_order_never_deadlock(
@@ -358,9 +350,9 @@ async def test_keys_are_taken_in_their_own_order(
         await holding.start()
         await inbox.put(holder, [k])
         first = asyncio.create_task(put(pg, a, k, b))
-        await eventually(lambda: _waits(holder, pg))
+        await eventually(lambda: is_waiting(holder))
         second = asyncio.create_task(put(other, b, a))
-        await eventually(lambda: _waits(holder, other))
+        await eventually(lambda: is_waiting(holder, count=2))
         await holding.rollback()
         assert await first == [True, True, True]
         assert await second == [False, False]

@@ -19,9 +19,9 @@ from tests.support.processes import eventually
 
 
 @pytest_asyncio.fixture
-async def database(database_url: str) -> AsyncIterator[Database]:
+async def database(database_url: str, direct_url: str) -> AsyncIterator[Database]:
     """In the place of the common one: every connection has the unusual default."""
-    pg = await asyncpg.connect(database_url)
+    pg = await asyncpg.connect(direct_url)
     name = await pg.fetchval("SELECT current_database()")
     await pg.execute(f"ALTER DATABASE {name} SET default_transaction_isolation = 'serializable'")
     await pg.close()

@@ -9,40 +9,48 @@ from urllib.parse import quote, urlsplit, urlunsplit
 import asyncpg
 
 from relay.store.schema import migrate
+from tests.support.pgbouncer import PgBouncer
 
 
 class Databases:
     """Makes and drops databases on one PostgreSQL server.
 
-    `dsn` is a URL of the server whose role may create databases.
+    `dsn` is a URL of the server whose role may create databases. The product goes through the
+    pooler, where there is one; what makes, migrates and drops databases goes past it.
     """
 
-    def __init__(self, dsn: str, admin: asyncpg.Connection) -> None:
+    def __init__(self, dsn: str, admin: asyncpg.Connection, pooler: PgBouncer | None) -> None:
         self.dsn = dsn
         self._admin = admin
+        self._pooler = pooler
         self._run = secrets.token_hex(4)
         self._made = 0
         self._template: str | None = None
 
     @classmethod
-    async def connect(cls, dsn: str) -> Self:
-        return cls(dsn, await asyncpg.connect(dsn))
+    async def connect(cls, dsn: str, pooler: PgBouncer | None = None) -> Self:
+        return cls(dsn, await asyncpg.connect(dsn), pooler)
 
     def url(self, database: str) -> str:
-        """The URL of another database of the server."""
+        """The URL of another database of the server, past the pooler."""
         return urlunsplit(urlsplit(self.dsn)._replace(path=f"/{quote(database)}"))
 
+    def direct(self, url: str) -> str:
+        """The way past the pooler to the database of `url`, as the role that made it."""
+        return self.url(urlsplit(url).path.removeprefix("/"))
+
     async def create_empty(self) -> str:
-        """The URL of a new database without our schema."""
+        """The URL of a new database without our schema, past the pooler: it is to be migrated."""
         return self.url(await self._create("template0"))
 
     async def create(self) -> str:
-        """The URL of a new database at the newest schema revision."""
+        """The URL of a new database at the newest schema revision, through the pooler."""
         if self._template is None:
             template = await self._create("template0")
             await migrate(self.url(template))
             self._template = template
-        return self.url(await self._create(self._template))
+        url = self.url(await self._create(self._template))
+        return url if self._pooler is None else self._pooler.url(url)
 
     async def drop(self, url: str) -> None:
         """Drop it, and end whatever is still connected to it."""
