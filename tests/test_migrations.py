@@ -7,7 +7,6 @@ import os
 import secrets
 import subprocess
 import sys
-import tarfile
 import zipfile
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -331,11 +330,13 @@ async def test_the_build_is_at_the_newest_migration(database: Database) -> None:
 # What is shipped
 
 
-def build(target: str, source: Path, directory: Path) -> Path:
-    """A distribution made of a source tree, offline."""
+@pytest.fixture
+def wheel(tmp_path: Path) -> Path:
+    """What is in it else, `make dist` looks at."""
+    directory = tmp_path / "wheel"
     done = subprocess.run(
-        [sys.executable, "-m", "hatchling", "build", "-t", target, "-d", str(directory)],
-        cwd=source,
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(directory)],
+        cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,
@@ -343,40 +344,6 @@ def build(target: str, source: Path, directory: Path) -> Path:
     assert done.returncode == 0, done.stdout + done.stderr
     (made,) = directory.iterdir()
     return made
-
-
-def tracked(*directories: str) -> set[str]:
-    """What git has below some directories."""
-    listed = subprocess.run(
-        ["git", "ls-files", "--", *directories],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return set(listed.stdout.split("\n")) - {""}
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build("wheel", ROOT, tmp_path_factory.mktemp("wheel"))
-
-
-@pytest.fixture(scope="module")
-def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build("sdist", ROOT, tmp_path_factory.mktemp("sdist"))
-
-
-def names_of(wheel: Path) -> set[str]:
-    with zipfile.ZipFile(wheel) as archive:
-        return {name for name in archive.namelist() if ".dist-info/" not in name}
-
-
-def test_the_wheel_carries_the_migrations_and_no_litter(wheel: Path) -> None:
-    names = names_of(wheel)
-    assert {f"relay/{name}" for name in tracked("migrations")} <= names
-    assert {name.partition("/")[0] for name in names} == {"relay"}
-    assert [name for name in names if name.endswith(".pyc") or "__pycache__" in name] == []
 
 
 async def test_a_wheel_migrates(wheel: Path, tmp_path: Path, empty_database_url: str) -> None:
@@ -398,21 +365,3 @@ async def test_a_wheel_migrates(wheel: Path, tmp_path: Path, empty_database_url:
     _, errors = await process.communicate()
     assert process.returncode == 0, errors.decode()
     assert await has_schema(empty_database_url)
-
-
-def test_the_sdist_has_the_sources_and_makes_the_same_wheel(
-    sdist: Path, wheel: Path, tmp_path: Path
-) -> None:
-    with tarfile.open(sdist) as archive:
-        names = {name.partition("/")[2] for name in archive.getnames()}
-        archive.extractall(tmp_path, filter="data")
-    assert {name.partition("/")[0] for name in names} - {""} == {
-        *("relay", "migrations", "tests"),
-        *("pyproject.toml", "alembic.ini", "PKG-INFO", ".gitignore"),
-        *("README.md", "CHANGELOG.md", "LICENSE"),
-    }
-    assert tracked("relay", "migrations", "tests") <= names
-    assert [name for name in names if name.endswith(".pyc") or "__pycache__" in name] == []
-    (unpacked,) = tmp_path.iterdir()
-    again = build("wheel", unpacked, tmp_path / "again")
-    assert names_of(again) == names_of(wheel)
