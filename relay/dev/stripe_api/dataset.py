@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any, Final
 
@@ -155,18 +155,20 @@ class Resource:
             high = min(high, bisect_left(rows, cursor.order, key=_order))
         return Part(*_take(rows, range(high - 1, low - 1, -1), query.limit, keeps))
 
-    def render(self, row: Row, expand: Collection[str] = ()) -> bytes:
+    def render(self, row: Row, expand: frozenset[str] = frozenset()) -> bytes:
         """Its JSON as it stands in a list."""
-        listing = self.kind.listing
-        shut = frozenset(
-            field.removeprefix("data.") for _, field in listing.expansions if field not in expand
-        )
-        template = self._templates.get((row.state, shut))
+        template = self._templates.get((row.state, expand))
         if template is None:
-            state = self.kind.states[row.state]
-            template = Template(listing.object_type, state, shut, self._live)
-            self._templates[row.state, shut] = template
+            template = self._templates[row.state, expand] = self._template(row.state, expand)
         return template.render(row.id, row.customer, row.letters, row.created)
+
+    def _template(self, state: int, expand: frozenset[str]) -> Template:
+        listing = self.kind.listing
+        shut = {
+            field.removeprefix("data.") for _, field in listing.expansions if field not in expand
+        }
+        members = self.kind.states[state]
+        return Template(listing.object_type, members, without=shut, live=self._live)
 
     def _cursor(
         self, param: str, object_id: str, query: Query, keeps: Callable[[Row], bool]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cache
 from typing import Final
 
@@ -25,7 +25,12 @@ class Template:
     """One kind of object in one state; its id, its customer and its second are filled in."""
 
     def __init__(
-        self, object_type: str, members: Mapping[str, object], without: frozenset[str], live: bool
+        self,
+        object_type: str,
+        members: Mapping[str, object],
+        *,
+        without: Collection[str],
+        live: bool,
     ) -> None:
         text = samples.object_text(object_type)
         found = msgspec.json.decode(text, type=dict[str, msgspec.Raw])
