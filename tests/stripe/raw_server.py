@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from types import TracebackType
 from typing import Self
 
@@ -11,7 +12,12 @@ class RawServer:
     """`body` None never answers; `drip_seconds` sends it byte by byte."""
 
     def __init__(
-        self, body: bytes | None, *, status: bytes = b"200 OK", drip_seconds: float = 0.0
+        self,
+        body: bytes | None,
+        *,
+        status: bytes = b"200 OK",
+        drip_seconds: float = 0.0,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.heads: list[bytes] = []
         self.connections = 0
@@ -21,11 +27,13 @@ class RawServer:
         self._body = body
         self._status = status
         self._drip_seconds = drip_seconds
+        self._tls = tls
         self._handlers: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
-        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0, ssl=self._tls)
+        scheme = "http" if self._tls is None else "https"
+        self.url = f"{scheme}://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
         return self
 
     async def __aexit__(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import ssl
+from pathlib import Path
 
 import pytest
 
@@ -13,7 +15,9 @@ from relay.dev.stripe_api import FakeStripe, Fault, FaultKind
 from relay.dev.stripe_api.server import LIVE_KEY, TEST_KEY
 from relay.stripe import Delayed, Page, Refused, StripeApi
 from tests.stripe.raw_server import RawServer
+from tests.support.certificates import Authority
 
+EMPTY = b'{"object":"list","data":[],"has_more":false}'
 CONNECTED = "acct_1PConnected00"
 
 
@@ -82,7 +86,7 @@ async def test_every_listing_can_be_asked_as_it_says(listing: Listing) -> None:
 
 
 async def test_the_version_is_pinned_and_the_account_is_named() -> None:
-    async with RawServer(b'{"object":"list","data":[],"has_more":false}') as server:
+    async with RawServer(EMPTY) as server:
         async with StripeApi(server.url, "rk_test_1", account=CONNECTED) as api:
             page_of(await api.list_page("/v1/charges", (("a b", "ü&"),)))
         head = server.heads[0].lower()
@@ -228,11 +232,38 @@ async def test_a_request_can_be_cancelled_and_the_pool_goes_on() -> None:
 
 
 async def test_connections_are_kept() -> None:
-    async with RawServer(b'{"object":"list","data":[],"has_more":false}') as server:
+    async with RawServer(EMPTY) as server:
         async with StripeApi(server.url, "sk_test_1") as api:
             for _ in range(5):
                 page_of(await api.list_page("/v1/charges"))
         assert (len(server.heads), server.connections) == (5, 1)
+
+
+async def test_certificates_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    authority, stranger = Authority(tmp_path), Authority(tmp_path, "stranger")
+    pair = authority.issue("stripe")
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(pair.certificate, pair.key)
+    async with RawServer(EMPTY, tls=tls) as server:
+        monkeypatch.setenv("SSL_CERT_FILE", str(stranger.certificate))
+        async with StripeApi(server.url, "sk_live_1") as api:
+            answer = await api.list_page("/v1/charges")
+        assert isinstance(answer, Delayed)
+        assert answer.verdict == "unreachable"
+        assert "certificate verify failed" in answer.message
+        assert server.heads == []
+        monkeypatch.setenv("SSL_CERT_FILE", str(authority.certificate))
+        async with StripeApi(server.url, "sk_live_1") as api:
+            page_of(await api.list_page("/v1/charges"))
+
+
+async def test_a_proxy_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with RawServer(EMPTY) as server:
+        monkeypatch.setenv("HTTP_PROXY", server.url)
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        async with StripeApi("http://stripe.example", "sk_test_1") as api:
+            page_of(await api.list_page("/v1/charges"))
+        assert server.heads[0].startswith(b"GET http://stripe.example/v1/charges HTTP/1.1")
 
 
 async def test_a_redirect_is_not_followed_with_the_key() -> None:
