@@ -59,7 +59,7 @@ async def _found(
 ) -> DevSource:
     unopenable = False
     try:
-        present = sources.open_secrets(found, seal)
+        present = sources.open_secrets(found.sealed_secrets, seal)
     except ConfigError:
         unopenable = True
         present = (_new_secret(),)

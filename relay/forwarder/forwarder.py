@@ -81,8 +81,8 @@ class Shared:
         if now - self._sources_at < _SOURCES_SECONDS:
             return
         async with self.database.begin() as connection:
-            found = await sources.list_all(connection)
-        self._sources = {each.config.source_id: each.config for each in found}
+            found = await sources.list_configs(connection)
+        self._sources = {config.source_id: config for config in found}
         self._sources_at = now
 
     def source(self, source_id: int) -> SourceConfig | None:

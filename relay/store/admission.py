@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from relay.core.errors import ConfigError
 from relay.core.source import SourceConfig
 from relay.store.sealing import Seal
-from relay.store.sources import list_all, open_secrets
+from relay.store.sources import list_verifiers, open_secrets
 from relay.store.tables import api_key
 from relay.store.vitals import clock_offset_seconds
 
@@ -40,13 +40,13 @@ async def load(connection: AsyncConnection, seal: Seal) -> Admission:
     for row in await connection.execute(select(api_key.c.source_id, api_key.c.sha256).where(good)):
         keys.setdefault(row.source_id, []).append(row.sha256)
     admitted = {}
-    for each in await list_all(connection):
+    for config, sealed in await list_verifiers(connection):
         try:
-            secrets = open_secrets(each, seal)
+            secrets = open_secrets(sealed, seal)
         except ConfigError:
             # This source cannot be verified, which is no reason to refuse all others.
             secrets = None
-        admitted[each.config.public_id] = Admitted(
-            each.config, tuple(keys.get(each.config.source_id, ())), secrets
+        admitted[config.public_id] = Admitted(
+            config, tuple(keys.get(config.source_id, ())), secrets
         )
     return Admission(admitted, await clock_offset_seconds(connection))

@@ -271,6 +271,11 @@ def _cut_at(ends: float | None, cut: Callable[[], None]) -> Iterator[None]:
         timer.cancel()
 
 
+async def driver_of(connection: AsyncConnection) -> asyncpg.Connection:
+    """The raw connection below, in the same transaction."""
+    return cast("asyncpg.Connection", (await connection.get_raw_connection()).driver_connection)
+
+
 def _drop_standby(context: ExceptionContext) -> None:
     """The host takes no writes since a failover, and so it is for all pooled connections."""
     error = getattr(context.original_exception, "__cause__", None)

@@ -26,18 +26,24 @@ _ACT_AS = "SELECT set_config('role', {}, true)"
 
 async def act_as_owner(pg: asyncpg.Connection) -> bool:
     """Be the owner of the tables until the transaction ends; False when this role may not."""
-    owner = await pg.fetchrow(_OWNER)
-    if owner is None or not owner["may_act"]:
+    found = await pg.fetchrow(_OWNER)
+    if found is None or not found["may_act"]:
         return False
-    if not owner["is_me"]:
-        await pg.execute(_ACT_AS.format("$1"), owner["name"])
+    if not found["is_me"]:
+        await pg.execute(_ACT_AS.format("$1"), found["name"])
     return True
+
+
+async def owner(pg: asyncpg.Connection) -> str | None:
+    """The role that owns the tables, or is to own them."""
+    found = await pg.fetchrow(_OWNER)
+    return None if found is None else str(found["name"])
 
 
 async def has_owners_rights(pg: asyncpg.Connection) -> bool:
     """Whether this role may drop partitions and delete rows, without acting as another one."""
-    owner = await pg.fetchrow(_OWNER)
-    return owner is not None and bool(owner["has_rights"])
+    found = await pg.fetchrow(_OWNER)
+    return found is not None and bool(found["has_rights"])
 
 
 def act_as_migrator(connection: Connection) -> None:
@@ -45,12 +51,12 @@ def act_as_migrator(connection: Connection) -> None:
 
     A role that may not act as the owner stays what it is: PostgreSQL tells it what it lacks.
     """
-    owner = connection.execute(text(_OWNER)).one_or_none()
-    found = text("SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = 'relay')")
+    found = connection.execute(text(_OWNER)).one_or_none()
+    may_act = found is not None and found.may_act
+    exists = text("SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = 'relay')")
     # IF NOT EXISTS asks for the right to create one even where an administrator has done so.
-    if not connection.scalar(found):
-        for_the_migrator = owner is not None and owner.may_act
-        owned = " AUTHORIZATION relay_migrator" if for_the_migrator else ""
+    if not connection.scalar(exists):
+        owned = " AUTHORIZATION relay_migrator" if may_act else ""
         connection.execute(text("CREATE SCHEMA relay" + owned))
-    if owner is not None and owner.may_act and not owner.is_me:
-        connection.execute(text(_ACT_AS.format(":name")), {"name": owner.name})
+    if found is not None and may_act and not found.is_me:
+        connection.execute(text(_ACT_AS.format(":name")), {"name": found.name})

@@ -13,6 +13,8 @@ from datetime import UTC, datetime, timedelta
 
 import asyncpg
 import msgspec
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from relay.store import ownership
 from relay.store.engine import READ_COMMITTED
@@ -57,10 +59,21 @@ async def try_lock_housekeeping(pg: asyncpg.Connection) -> bool:
     locked: bool = await pg.fetchval(
         "SELECT pg_try_advisory_xact_lock(hashtext('relay.housekeeping'))"
     )
+    await _forget_snapshot(pg)
+    return locked
+
+
+async def lock_housekeeping(pg: asyncpg.Connection, seconds: float) -> None:
+    """Be the only one that keeps house, after whoever is at it; raises LockNotAvailableError."""
+    await pg.execute(f"SET LOCAL lock_timeout = {int(seconds * 1000)}")
+    await pg.execute("SELECT pg_advisory_xact_lock(hashtext('relay.housekeeping'))")
+    await _forget_snapshot(pg)
+
+
+async def _forget_snapshot(pg: asyncpg.Connection) -> None:
     # A simple statement takes the place of that one, whose snapshot would stay as long as the
     # transaction: a detach that is to be finished waits for every older snapshot, and so for us.
     await pg.execute("SELECT 1")
-    return locked
 
 
 async def list_partitions(pg: asyncpg.Connection) -> list[Partition]:
@@ -213,6 +226,30 @@ async def _has_unfinished(pg: asyncpg.Connection, partition: Partition) -> bool:
         partition.lower,
         partition.upper,
     )
+    return found
+
+
+async def count_overdue(
+    connection: AsyncConnection, *, retention_days: int, grace_days: int = 1
+) -> int:
+    """Partitions that should have been dropped more than ``grace_days`` ago; any role may ask.
+
+    Either nobody keeps house who may drop them, or something unfinished holds them.
+    """
+    if retention_days <= 0:
+        return 0
+    counted = await connection.execute(
+        text(
+            r"""
+            SELECT count(*) FROM pg_inherits h JOIN pg_class c ON c.oid = h.inhrelid
+            WHERE h.inhparent = 'relay.inbox'::regclass
+              AND (regexp_match(pg_get_expr(c.relpartbound, c.oid), $re$ TO \('([^']+)'\)$re$))[1]
+                  ::timestamptz <= now() - make_interval(days => :days)
+            """
+        ),
+        {"days": retention_days + grace_days},
+    )
+    found: int = counted.scalar_one()
     return found
 
 

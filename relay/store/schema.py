@@ -13,8 +13,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from relay.core.errors import ConfigError
-from relay.store import partitions
-from relay.store.engine import Database
+from relay.store import partitions, roles
+from relay.store.engine import Database, driver_of
 from relay.store.trouble import cause_of
 
 BUILD_REVISION = 2
@@ -58,6 +58,8 @@ async def migrate(dsn: str, revision: str = "head", *, retention_days: int = 0) 
         async with database.begin() as connection:
             await _check_server(connection)
             await connection.run_sync(_run_alembic, revision)
+            if revision == "head":
+                await roles.grant_again(await driver_of(connection))
         if revision != "base":
             async with database.driver() as pg:
                 await partitions.ensure_ahead(pg, retention_days=retention_days)
@@ -97,7 +99,8 @@ def _through_a_pooler() -> ConfigError:
 def _without_rights(cause: BaseException) -> ConfigError:
     return ConfigError(
         f"the role in RELAY_DATABASE_URL may not migrate ({cause}): migrate as the owner of the"
-        " schema relay, or, the first time, GRANT CREATE ON DATABASE to the role"
+        " schema relay (where there are roles, as a member of relay_migrator), or, the first time,"
+        " GRANT CREATE ON DATABASE to the role"
     )
 
 

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
-from sqlalchemy import Row, Select, func, insert, or_, select, update
+from sqlalchemy import Column, Row, Select, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -123,6 +123,20 @@ async def list_all(connection: AsyncConnection) -> list[Source]:
     return [_source(row) for row in rows]
 
 
+async def list_configs(connection: AsyncConnection) -> list[SourceConfig]:
+    """The settings of every source that is not deleted, for roles that may not read its secrets."""
+    rows = await connection.execute(_without(source.c.signing_secrets, source.c.stripe_api_key))
+    return [_config(row) for row in rows]
+
+
+async def list_verifiers(
+    connection: AsyncConnection,
+) -> list[tuple[SourceConfig, tuple[bytes, ...]]]:
+    """The same with the sealed signing secrets, for a role that may not read the Stripe keys."""
+    rows = await connection.execute(_without(source.c.stripe_api_key))
+    return [(_config(row), tuple(row.signing_secrets)) for row in rows]
+
+
 async def find(connection: AsyncConnection, name_or_id: str, *, lock: bool = False) -> Source:
     """A source by its name or public id. Raises ConfigError, with the names that there are."""
     statement = _present().where(or_(source.c.name == name_or_id, source.c.public_id == name_or_id))
@@ -234,13 +248,19 @@ async def renew_secrets(connection: AsyncConnection, seal: Seal) -> int:
     return renewed
 
 
-def open_secrets(given: Source, seal: Seal) -> tuple[str, ...]:
+def open_secrets(sealed_secrets: Sequence[bytes], seal: Seal) -> tuple[str, ...]:
     """The signing secrets in the clear."""
-    return tuple(seal.open(sealed).decode() for sealed in given.sealed_secrets)
+    return tuple(seal.open(sealed).decode() for sealed in sealed_secrets)
 
 
 def _present() -> Select[Any]:
     return select(source).where(source.c.deleted_at.is_(None))
+
+
+def _without(*columns: Column[Any]) -> Select[Any]:
+    """The sources that are not deleted, the oldest first, some columns left out."""
+    kept = [column for column in source.c if column not in set(columns)]
+    return _present().with_only_columns(*kept).order_by(source.c.id)
 
 
 def _refusal(config: SourceConfig, error: IntegrityError) -> Exception:
@@ -264,12 +284,16 @@ def _key(name: str) -> str:
     return "include_metadata" if name == "metadata" else name
 
 
+def _config(row: Row[Any]) -> SourceConfig:
+    settings = {name: row._mapping[source.c[_key(name)]] for name in SETTINGS}
+    settings |= {"source_id": row.id, "public_id": row.public_id}
+    return msgspec.convert(settings, SourceConfig)
+
+
 def _source(row: Row[Any]) -> Source:
     values = {column.key: row._mapping[column] for column in source.c}
-    settings = {name: values[_key(name)] for name in SETTINGS}
-    settings |= {"source_id": values["id"], "public_id": values["public_id"]}
     return Source(
-        config=msgspec.convert(settings, SourceConfig),
+        config=_config(row),
         created_at=values["created_at"],
         updated_at=values["updated_at"],
         paused_at=values["paused_at"],

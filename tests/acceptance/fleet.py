@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from relay.dev.process import Process
+from tests.support.logins import as_login, login_of
 from tests.support.processes import eventually
 
 RELAY = Path(sys.executable).with_name("relay")
@@ -50,6 +51,8 @@ class Serving:
         self.roles = roles
         self.log = log
         command: list[str | Path] = [*relay, "serve", "--roles", roles]
+        if relay == (RELAY,):  # a build of before the roles has more to read than they allow
+            environment = _as(login_of(roles), environment)
         with log.open("ab") as stream:
             self._process = Process(
                 command, log=stream, environment=environment, stop_with=_STOP_WITH
@@ -131,8 +134,17 @@ def environment(**settings: str) -> dict[str, str]:
     return inherited | chosen | settings
 
 
+def _as(login: str, environment: Mapping[str, str]) -> dict[str, str]:
+    """With a login that may do no more than it must, in the place of the database's owner."""
+    url = environment.get("RELAY_DATABASE_URL")
+    login_url = {} if url is None else {"RELAY_DATABASE_URL": as_login(url, login)}
+    return {**environment, **login_url}
+
+
 async def command(*arguments: str, environment: Mapping[str, str]) -> tuple[int, str, str]:
     """Run `relay …`; its exit status, standard output and standard error."""
+    if arguments[0] != "migrate":
+        environment = _as("admin", environment)
     process = await asyncio.create_subprocess_exec(
         RELAY,
         *arguments,

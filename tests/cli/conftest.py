@@ -21,6 +21,7 @@ from relay.core.event import peek
 from relay.store import inbox, sources
 from relay.store.engine import Database
 from relay.store.sealing import new_key
+from tests.support.logins import as_login
 
 KEY = new_key()
 COMMAND = (sys.executable, "-m", "relay")
@@ -45,7 +46,7 @@ class Receive(Protocol):
 def environment(database_url: str, **more: str) -> dict[str, str]:
     """What a user would have set."""
     return {
-        "RELAY_DATABASE_URL": database_url,
+        "RELAY_DATABASE_URL": as_login(database_url, "admin"),
         "RELAY_ENCRYPTION_KEYS": KEY,
         "RELAY_PUBLIC_URL": "https://relay.example.com",
         **more,

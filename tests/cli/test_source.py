@@ -35,7 +35,7 @@ async def secrets_of(database: Database, name: str, key: str = KEY) -> tuple[str
     """The signing secrets as the receiver would read them."""
     async with database.begin() as connection:
         found = await sources.find(connection, name)
-        return sources.open_secrets(found, Seal([key]))
+        return sources.open_secrets(found.sealed_secrets, Seal([key]))
 
 
 async def stripe_key_of(database: Database, name: str) -> str | None:

@@ -21,6 +21,7 @@ from relay.store import inbox, queue, sources
 from relay.store.engine import Database
 from relay.store.inbox import NewEvent
 from relay.store.queue import QueueRow
+from tests.support.logins import as_login
 from tests.support.topics import TopicReader
 
 PARTITIONS = 3
@@ -105,6 +106,8 @@ class World:
 
     def __init__(self, database: Database, bootstrap_servers: str, prefix: str) -> None:
         self.database = database
+        # What a forwarder process has: a login that may do no more than it must.
+        self._own = Database(as_login(database.dsn, "forwarder"))
         self.prefix = prefix
         self.reader = TopicReader(bootstrap_servers)
         self.settings = Settings(
@@ -146,13 +149,14 @@ class World:
 
     def process(self, **changes: Any) -> Process:
         """A forwarder process; ``changes`` are settings."""
-        made = Process(self.database, msgspec.structs.replace(self.settings, **changes))
+        made = Process(self._own, msgspec.structs.replace(self.settings, **changes))
         self._processes.append(made)
         return made
 
     async def close(self) -> None:
         for process in self._processes:
             await process.close()
+        await self._own.close()
 
     async def fetch(self, statement: str, *arguments: object) -> list[asyncpg.Record]:
         async with self.database.driver() as pg:

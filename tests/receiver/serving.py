@@ -20,6 +20,7 @@ from relay.store import sources
 from relay.store.engine import Database
 from relay.store.sealing import Seal, new_key
 from tests.receiver.client import SECONDS, Answer, exchange
+from tests.support.logins import as_login
 
 
 class SourceUnderTest(msgspec.Struct, frozen=True):
@@ -58,7 +59,9 @@ class Serving:
 
     async def _start(self) -> None:
         self.database = Database(self.database_url)
-        self.receiver = Receiver(self.database, self._seal, **self._options)
+        # The receiver has a login that may do no more than it must.
+        self._own = Database(as_login(self.database_url, "receiver"))
+        self.receiver = Receiver(self._own, self._seal, **self._options)
         await self.receiver.start("127.0.0.1", 0, sock=self._listener)
         self._port = self.receiver.addresses[0][1]
 
@@ -107,6 +110,7 @@ class Serving:
         self._stopped = True
         try:
             self.run(self.receiver.stop(seconds))
+            self.run(self._own.close())
             self.run(self.database.close())
         finally:
             self._loop.call_soon_threadsafe(self._loop.stop)

@@ -79,7 +79,7 @@ async def test_a_source_is_found_as_it_was_made(database: Database) -> None:
     assert {name: getattr(made.config, name) for name in settings} == settings
     assert await find(database, "main") == made
     assert await find(database, made.config.public_id) == made
-    assert sources.open_secrets(made, SEAL) == (SECRET, "whsec_2")
+    assert sources.open_secrets(made.sealed_secrets, SEAL) == (SECRET, "whsec_2")
     assert made.sealed_stripe_key is not None
     assert SEAL.open(made.sealed_stripe_key).decode() == STRIPE_KEY
     assert len(key) > 40
@@ -260,14 +260,15 @@ async def test_secrets_are_sealed_anew_with_the_first_key(database: Database) ->
     async with database.begin() as connection:
         assert await sources.renew_secrets(connection, Seal([new, old])) == 3
     found = await find(database, "main")
-    assert sources.open_secrets(found, Seal([new])) == ("a", "b")
+    assert sources.open_secrets(found.sealed_secrets, Seal([new])) == ("a", "b")
     assert found.sealed_stripe_key is not None
     assert Seal([new]).open(found.sealed_stripe_key) == b"c"
     async with database.begin() as connection:
         with pytest.raises(ConfigError):
             await sources.renew_secrets(connection, Seal([new_key()]))
         await connection.rollback()
-    assert sources.open_secrets(await find(database, "main"), Seal([new])) == ("a", "b")
+    found = await find(database, "main")
+    assert sources.open_secrets(found.sealed_secrets, Seal([new])) == ("a", "b")
 
 
 # Pausing

@@ -9,6 +9,7 @@ from urllib.parse import quote, urlsplit, urlunsplit
 import asyncpg
 
 from relay.store.schema import migrate
+from tests.support.logins import make_logins
 from tests.support.pgbouncer import PgBouncer
 
 
@@ -29,6 +30,7 @@ class Databases:
 
     @classmethod
     async def connect(cls, dsn: str, pooler: PgBouncer | None = None) -> Self:
+        await make_logins(dsn)
         return cls(dsn, await asyncpg.connect(dsn), pooler)
 
     def url(self, database: str) -> str:

@@ -1,0 +1,84 @@
+-- What each role may do, and nothing else: what was granted before is taken back first.
+-- Services reach the partitions through their parents. While there are no tables there is nothing to
+-- grant; `relay migrate` does it then.
+DO $relay$
+DECLARE
+    found record;
+BEGIN
+    IF to_regclass('relay.compatibility') IS NULL THEN
+        RETURN;
+    END IF;
+    IF (SELECT revision FROM relay.compatibility) <> 2 THEN
+        RAISE EXCEPTION 'the schema is at revision %, and these grants are for revision 2',
+            (SELECT revision FROM relay.compatibility)
+            USING ERRCODE = 'object_not_in_prerequisite_state',
+                  HINT = 'Run `relay migrate` of the same release first.';
+    END IF;
+
+    FOR found IN
+        SELECT c.oid::regclass AS name FROM pg_class c
+        WHERE c.relnamespace = 'relay'::regnamespace AND c.relkind IN ('r', 'p', 'v', 'S')
+          AND c.relname !~ '^(inbox|receipt)_p[0-9]{8}'
+    LOOP
+        EXECUTE format('REVOKE ALL ON TABLE %s FROM PUBLIC, relay_receiver, relay_forwarder,'
+            ' relay_admin, relay_auditor', found.name);
+    END LOOP;
+    REVOKE ALL ON ALL FUNCTIONS IN SCHEMA relay
+        FROM PUBLIC, relay_receiver, relay_forwarder, relay_admin, relay_auditor;
+    REVOKE ALL ON SCHEMA relay
+        FROM PUBLIC, relay_receiver, relay_forwarder, relay_admin, relay_auditor;
+
+    -- Everybody: find the schema, and tell whether it is the right one.
+    GRANT USAGE ON SCHEMA relay TO relay_receiver, relay_forwarder, relay_admin, relay_auditor;
+    GRANT SELECT ON relay.compatibility
+        TO relay_receiver, relay_forwarder, relay_admin, relay_auditor;
+    -- Every service: /metrics, and partitions ahead.
+    GRANT SELECT ON relay.lag TO relay_receiver, relay_forwarder;
+    GRANT EXECUTE ON FUNCTION relay.make_partition(timestamptz, timestamptz)
+        TO relay_receiver, relay_forwarder, relay_admin;
+    GRANT USAGE ON SEQUENCE relay.arrival TO relay_receiver, relay_forwarder, relay_admin;
+    -- The settings of the sources, without their secrets.
+    GRANT SELECT (id, public_id, name, resources, unselected, default_topic, metadata, fan_out, dlq,
+            dlq_topic, topic_prefix, route_by, tombstones, tolerance, mode, insecure, created_at,
+            updated_at, deleted_at, paused_at, halted_at, halted_code, halted_error, halted_number)
+        ON relay.source TO relay_receiver, relay_forwarder;
+
+    -- The receiver faces the internet: it adds, and reads no more than a check of a signature takes.
+    GRANT SELECT (signing_secrets) ON relay.source TO relay_receiver;
+    GRANT SELECT (source_id, sha256, expires_at) ON relay.api_key TO relay_receiver;
+    GRANT INSERT ON relay.event_key, relay.inbox, relay.queue, relay.dead_letter TO relay_receiver;
+    -- Which of several keys were new is told by RETURNING.
+    GRANT SELECT (inbox_id) ON relay.event_key TO relay_receiver;
+
+    -- The forwarder empties the queue and writes down what became of it.
+    GRANT SELECT ON relay.inbox TO relay_forwarder;
+    GRANT SELECT, INSERT, DELETE ON relay.queue, relay.batch_note TO relay_forwarder;
+    GRANT UPDATE (attempts, crashes, alone, visible_at, last_error_code, last_error)
+        ON relay.queue TO relay_forwarder;
+    GRANT UPDATE (started_at) ON relay.batch_note TO relay_forwarder;
+    GRANT INSERT ON relay.receipt, relay.attempt TO relay_forwarder;
+    GRANT SELECT, INSERT ON relay.dead_letter TO relay_forwarder;
+    GRANT UPDATE (halted_at, halted_code, halted_error, halted_number)
+        ON relay.source TO relay_forwarder;
+    -- To lock a row takes a right to change it; nobody changes this one.
+    GRANT SELECT, UPDATE (lane) ON relay.lane TO relay_forwarder, relay_admin;
+
+    -- The operator at the command line. Evidence can be added, never changed.
+    GRANT SELECT, INSERT, UPDATE ON relay.source TO relay_admin;
+    GRANT SELECT, INSERT, UPDATE (expires_at), DELETE ON relay.api_key TO relay_admin;
+    GRANT INSERT ON relay.lane TO relay_admin;
+    GRANT SELECT, INSERT, UPDATE (visible_at), DELETE ON relay.queue TO relay_admin;
+    GRANT SELECT, UPDATE (replayed_at, discarded_at) ON relay.dead_letter TO relay_admin;
+    GRANT SELECT, INSERT ON relay.receipt, relay.operator_log TO relay_admin;
+    GRANT SELECT ON relay.inbox, relay.event_key, relay.batch_note, relay.attempt, relay.snapshot,
+        relay.snapshot_range, relay.completeness_check TO relay_admin;
+
+    -- Who only looks: the views, the bodies, and what operators did.
+    GRANT SELECT ON relay.events, relay.pending_events, relay.failed_events, relay.deliveries,
+        relay.dead_letters, relay.snapshot_progress, relay.lag, relay.completeness,
+        relay.operator_log TO relay_auditor, relay_admin;
+    GRANT EXECUTE ON FUNCTION relay.body(bigint), relay.body_text(bigint), relay.readable(bytea)
+        TO relay_auditor, relay_admin;
+    -- So that `relay events list --source NAME` can tell a name that there never was.
+    GRANT SELECT (name) ON relay.source TO relay_auditor;
+END $relay$;
