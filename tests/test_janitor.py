@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from datetime import datetime
 
 import asyncpg
 import pytest
 import pytest_asyncio
+import structlog
 
 from relay.core.source import SourceConfig
 from relay.janitor import Janitor
@@ -15,6 +17,7 @@ from relay.store import inbox, partitions, sources
 from relay.store.engine import Database
 from tests.store.days import DAY, past, queue_at, store_at
 from tests.store.rows import bury, new_event, put, states, store
+from tests.support.logins import as_login
 
 
 async def add_source(database: Database, name: str) -> int:
@@ -200,3 +203,79 @@ async def test_copies_of_a_deleted_source_do_not_hold_a_partition(
     assert await janitor.run_once() == 1
     async with database.driver() as pg:
         assert old not in await partitions.list_partitions(pg)
+
+
+# As a role that owns nothing
+
+
+@pytest_asyncio.fixture
+async def lesser(database_url: str) -> AsyncIterator[Database]:
+    database = Database(as_login(database_url, "receiver"))
+    yield database
+    await database.close()
+
+
+async def overdue(database: Database, retention_days: int, **options: int) -> int:
+    async with database.begin() as connection:
+        return await partitions.count_overdue(connection, retention_days=retention_days, **options)
+
+
+@pytest.mark.parametrize("login", ["receiver", "forwarder", "admin"])
+async def test_a_lesser_role_makes_partitions(
+    database: Database, database_url: str, login: str
+) -> None:
+    async with database.driver() as pg:
+        made = await partitions.list_partitions(pg)
+        for each in made:
+            await pg.execute(
+                f"DROP TABLE relay.inbox_{each.suffix}; DROP TABLE relay.receipt_{each.suffix}"
+            )
+    lesser = Database(as_login(database_url, login))
+    assert await Janitor(lesser, retention_days=0).run_once() == 3
+    async with lesser.driver() as pg:
+        assert await partitions.list_partitions(pg) == made
+    await lesser.close()
+
+
+async def test_a_lesser_role_leaves_the_rest_and_says_so_once(
+    database: Database, lesser: Database
+) -> None:
+    async with database.driver() as pg:
+        await past(pg, 12)
+    janitor = Janitor(lesser, retention_days=7)
+    with structlog.testing.capture_logs() as logged:
+        assert [await janitor.run_once() for _ in range(3)] == [0, 0, 0]
+    assert [(line["event"], line["log_level"]) for line in logged] == [
+        ("janitor.leaves_the_rest", "info")
+    ]
+    assert not (await janitor.run_in_turn(patience_seconds=5)).is_whole
+    assert await Janitor(database, retention_days=7).run_once() == 5
+
+
+async def test_without_the_function_it_goes_on_without_partitions(
+    database: Database, lesser: Database
+) -> None:
+    """As on the schema of before; nothing fails, minute after minute."""
+    async with database.driver() as pg:
+        (*_, last) = await partitions.list_partitions(pg)
+        await pg.execute(f"DROP TABLE relay.inbox_{last.suffix}")
+        await pg.execute("DROP FUNCTION relay.make_partition(timestamptz, timestamptz)")
+    janitor = Janitor(lesser, retention_days=0)
+    with structlog.testing.capture_logs() as logged:
+        assert [await janitor.run_once() for _ in range(2)] == [0, 0]
+    assert [line["event"] for line in logged] == [
+        "janitor.may_not_make_partitions",
+        "janitor.leaves_the_rest",
+    ]
+
+
+async def test_any_role_can_tell_what_is_overdue(database: Database, lesser: Database) -> None:
+    """A day of grace: house is kept once a day where no process may."""
+    async with database.driver() as pg:
+        await past(pg, 12)
+    assert await overdue(lesser, 7) == 4
+    assert await overdue(lesser, 7, grace_days=0) == 5
+    assert await overdue(lesser, 11) == 0
+    assert await overdue(lesser, 0) == 0
+    await Janitor(database, retention_days=7).run_once()
+    assert await overdue(database, 7) == 0

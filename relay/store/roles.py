@@ -47,6 +47,12 @@ async def apply(dsn: str) -> list[Group]:
         async with database.driver() as pg:
             try:
                 await pg.execute(script())
+            except asyncpg.LockNotAvailableError as error:
+                raise RelayError(
+                    "cannot apply the roles: a transaction has held a table for 5 s; nothing was"
+                    " changed, try again",
+                    code="locked",
+                ) from error
             except (
                 asyncpg.InsufficientPrivilegeError,
                 asyncpg.ObjectNotInPrerequisiteStateError,
@@ -54,12 +60,6 @@ async def apply(dsn: str) -> list[Group]:
             ) as error:
                 hint = f" {error.hint}" if error.hint else ""
                 raise ConfigError(f"cannot apply the roles: {error.message}.{hint}") from error
-            except asyncpg.LockNotAvailableError as error:
-                raise RelayError(
-                    "cannot apply the roles: a transaction has held a table for 5 s; nothing was"
-                    " changed, try again",
-                    code="locked",
-                ) from error
             return await groups(pg)
     finally:
         await database.close()

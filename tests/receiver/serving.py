@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+import asyncpg
 import msgspec
 import uvloop
 
@@ -88,8 +89,12 @@ class Serving:
         return self.run(self._fetch(query, arguments))
 
     async def _fetch(self, query: str, arguments: tuple[object, ...]) -> list[Any]:
-        async with self.database.driver() as pg:
+        # On a connection of its own: since the last look the server may have been restarted.
+        pg = await asyncpg.connect(self.database_url)
+        try:
             return await pg.fetch(query, *arguments)
+        finally:
+            await pg.close()
 
     def wait_until(self, condition: Callable[[], bool]) -> None:
         """Until the receiver's own state says so; fails when it never does."""
