@@ -24,7 +24,7 @@ from relay.health import Health
 from relay.janitor import Janitor
 from relay.kafka import Kafka
 from relay.metrics import Metrics
-from relay.receiver import Limits, Receiver
+from relay.receiver import Limits, Receiver, SourceAddresses
 from relay.settings import Address, Settings
 from relay.store.engine import Database
 from relay.store.failures import is_outage
@@ -171,6 +171,11 @@ class App:
             health=self.health,
             max_body_bytes=settings.max_body_bytes,
             bytes_in_flight=settings.bytes_in_flight,
+            addresses=SourceAddresses(
+                settings.stripe_source_addresses,
+                file=settings.stripe_source_addresses_file,
+                proxies=settings.trusted_proxies,
+            ),
             limits=Limits(
                 head_seconds=settings.header_timeout_seconds,
                 body_seconds=settings.body_timeout_seconds,

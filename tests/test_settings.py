@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import stat
 import subprocess
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,20 @@ def test_the_defaults_are_those_of_the_documentation() -> None:
         ("BIND", "[::1]:0", "bind", Address("::1", 0)),
         ("BIND", "0.0.0.0:80", "bind", Address("0.0.0.0", 80)),
         ("ADMIN_BIND", "localhost:9", "admin_bind", Address("localhost", 9)),
+        ("STRIPE_SOURCE_ADDRESSES", "off", "stripe_source_addresses", ()),
+        (
+            "STRIPE_SOURCE_ADDRESSES",
+            "192.0.2.7, 2001:db8::/32",
+            "stripe_source_addresses",
+            (IPv4Network("192.0.2.7"), IPv6Network("2001:db8::/32")),
+        ),
+        (
+            "STRIPE_SOURCE_ADDRESSES_FILE",
+            "/etc/relay/ips_webhooks.txt",
+            "stripe_source_addresses_file",
+            Path("/etc/relay/ips_webhooks.txt"),
+        ),
+        ("TRUSTED_PROXIES", "10.0.0.0/8", "trusted_proxies", (IPv4Network("10.0.0.0/8"),)),
         ("TOPIC_AUTO_CREATE", "False", "topic_auto_create", False),
         ("TOPIC_AUTO_CREATE", "1", "topic_auto_create", True),
         ("TOPIC_REPLICATION_FACTOR", "-1", "topic_replication_factor", -1),
@@ -97,6 +112,9 @@ def test_a_value_is_read(name: str, text: str, field: str, value: object) -> Non
         ("BIND", ":8080", "HOST:PORT"),
         ("BIND", "h:70000", "HOST:PORT"),
         ("BIND", "::1:8080", "HOST:PORT"),
+        ("STRIPE_SOURCE_ADDRESSES", "/etc/relay/ips_webhooks.txt", "must be addresses"),
+        ("STRIPE_SOURCE_ADDRESSES", "hooks.stripe.com", "must be addresses"),
+        ("TRUSTED_PROXIES", "10.0.0.1/8", "no bits set"),
         ("TOPIC_AUTO_CREATE", "maybe", "true or false"),
         ("TOPIC_PARTITIONS", "0", "from 1 to 10000"),
         ("TOPIC_PARTITIONS", "1.5", "whole number"),
@@ -330,6 +348,13 @@ def test_librdkafka_s_refusal_names_the_variable(
         ({"RELAY_BATCH_TIMEOUT_SECONDS": "30"}, "RELAY_FROZEN_AFTER_SECONDS"),
         ({"RELAY_FENCE_MARGIN_SECONDS": "20.1"}, "RELAY_FROZEN_AFTER_SECONDS"),
         ({"RELAY_BACKOFF_BASE_SECONDS": "601"}, "RELAY_BACKOFF_CAP_SECONDS"),
+        (
+            {
+                "RELAY_STRIPE_SOURCE_ADDRESSES": "192.0.2.7",
+                "RELAY_STRIPE_SOURCE_ADDRESSES_FILE": "/etc/relay/ips",
+            },
+            "RELAY_STRIPE_SOURCE_ADDRESSES",
+        ),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(
@@ -382,6 +407,7 @@ def test_the_effective_configuration_hides_every_secret() -> None:
         "RELAY_KAFKA_SASL_OAUTHBEARER_CLIENT_SECRET": "hunter2",
         "RELAY_KAFKA_SSL_CA_PEM": "public",
         "RELAY_KAFKA_SECURITY_PROTOCOL": "ssl",
+        "RELAY_TRUSTED_PROXIES": "10.0.0.0/8, fd00::/8",
     }
     settings = load(environ)
     shown = effective(settings)
@@ -392,6 +418,7 @@ def test_the_effective_configuration_hides_every_secret() -> None:
     )
     assert shown["RELAY_KAFKA_SSL_CA_PEM"] == "public"
     assert shown["RELAY_KAFKA_SECURITY_PROTOCOL"] == "ssl"
+    assert shown["RELAY_TRUSTED_PROXIES"] == "10.0.0.0/8,fd00::/8"
     assert shown["RELAY_BIND"] == "127.0.0.1:8080"
     assert shown["RELAY_TOPIC_AUTO_CREATE"] == "true"
     assert shown["RELAY_DRAIN_SECONDS"] == "25"

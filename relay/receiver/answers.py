@@ -57,6 +57,7 @@ DUPLICATE: Final = Answer(200, "duplicate", {"received": True, "duplicate": True
 
 # These are given before the body was read, or in the middle of it.
 METHOD_NOT_ALLOWED: Final = Answer(405, "method_not_allowed", None, (b"allow", b"POST"), close=True)
+SOURCE_ADDRESS: Final = Answer(403, "source_address", close=True)
 UNAUTHORIZED: Final = Answer(
     401, "unauthorized", None, (b"www-authenticate", b"api_key"), close=True
 )

@@ -11,6 +11,7 @@ import structlog
 
 from relay.core.errors import SignatureError
 from relay.receiver import answers
+from relay.receiver.addresses import SourceAddresses
 from relay.receiver.answers import Answer
 from relay.receiver.budget import Budget, Lease
 from relay.receiver.commit import CannotStoreError, GroupCommit, UnstorableRowError
@@ -31,6 +32,9 @@ PREFIX: Final = "/webhooks/"
 
 _LARGE: Final = 262_144
 """Bytes from which a body is examined in a thread: its hashes would hold up everybody else."""
+
+
+_REPORT_SECONDS: Final = 60.0
 
 
 class _Gone(Exception):  # noqa: N818 - not an error
@@ -55,14 +59,17 @@ class WebhookRoute:
         budget: Budget,
         counters: Counters,
         *,
+        addresses: SourceAddresses,
         max_body_bytes: int,
     ) -> None:
+        self._addresses = addresses
         self._sources = sources
         self._commit = commit
         self._refused = refused
         self._budget = budget
         self._counters = counters
         self._max_body_bytes = max_body_bytes
+        self._addresses_quiet_until = 0.0
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="relay-examine")
 
     def close(self) -> None:
@@ -86,6 +93,8 @@ class WebhookRoute:
     async def _handle(self, scope: HTTPScope, receive: Receive, lease: Lease) -> Answer:
         if scope["method"] != "POST":
             return answers.METHOD_NOT_ALLOWED
+        if not self._addresses.is_off and not self._is_from_stripe(scope):
+            return answers.SOURCE_ADDRESS
         source = await self._sources.admit(scope["path"][len(PREFIX) :], scope["query_string"])
         if source is None:
             return answers.UNAUTHORIZED
@@ -99,6 +108,17 @@ class WebhookRoute:
             return answers.OVERLOADED
         body = await self._read_body(receive, lease)
         return await self._store(body, signature, source)
+
+    def _is_from_stripe(self, scope: HTTPScope) -> bool:
+        peer = scope["client"][0] if scope["client"] else None
+        if self._addresses.admit(peer, scope["headers"]):
+            return True
+        now = asyncio.get_running_loop().time()
+        if now >= self._addresses_quiet_until:  # the answers are counted; the first of many is told
+            self._addresses_quiet_until = now + _REPORT_SECONDS
+            origin = self._addresses.origin(peer, scope["headers"])
+            log.warning("receiver.source_address_refused", address=str(origin), peer=peer)
+        return False
 
     def _check_headers(self, headers: Iterable[tuple[bytes, bytes]]) -> tuple[str | None, int]:
         """The signature and the declared length, 0 when there is none. Raises _Refusal."""

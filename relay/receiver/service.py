@@ -11,6 +11,7 @@ import uvicorn
 
 from relay.health import Health
 from relay.http_server import EmbeddedServer, listen
+from relay.receiver.addresses import SourceAddresses
 from relay.receiver.app import ReceiverApp
 from relay.receiver.budget import Budget
 from relay.receiver.commit import CannotStoreError, Committing, GroupCommit
@@ -45,7 +46,9 @@ class Receiver:
         bytes_in_flight: int = 268_435_456,
         limits: Limits | None = None,
         committing: Committing | None = None,
+        addresses: SourceAddresses | None = None,
     ) -> None:
+        self._addresses = addresses or SourceAddresses()
         self.counters = Counters()
         self.health = health or Health(database)
         self.budget = Budget(bytes_in_flight, max_body_bytes)
@@ -58,6 +61,7 @@ class Receiver:
             self._refused,
             self.budget,
             self.counters,
+            addresses=self._addresses,
             max_body_bytes=max_body_bytes,
         )
         self.app = ReceiverApp(self._route, self.health)
@@ -104,6 +108,7 @@ class Receiver:
 
         Returns 0; the requests are the work, and they come by themselves.
         """
+        self._addresses.refresh()
         try:
             await self._sources.renew()
         except CannotStoreError:

@@ -41,6 +41,9 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("RELAY_BIND", "bind", parsers.address),
     Variable("RELAY_ADMIN_BIND", "admin_bind", parsers.address),
     Variable("RELAY_ADMIN_TOKEN", "admin_token", str, secret=True),
+    Variable("RELAY_STRIPE_SOURCE_ADDRESSES", "stripe_source_addresses", parsers.networks),
+    Variable("RELAY_STRIPE_SOURCE_ADDRESSES_FILE", "stripe_source_addresses_file", Path),
+    Variable("RELAY_TRUSTED_PROXIES", "trusted_proxies", parsers.networks),
     Variable("RELAY_STRIPE_API_BASE", "stripe_api_base", parsers.web_url),
     Variable("RELAY_STRIPE_TIMEOUT_SECONDS", "stripe_timeout_seconds", parsers.seconds(0.1)),
     Variable("RELAY_TOPIC_AUTO_CREATE", "topic_auto_create", parsers.boolean),
@@ -123,6 +126,8 @@ def effective(settings: Settings) -> dict[str, str]:
             shown[variable.name] = HIDDEN
         elif isinstance(value, bool):
             shown[variable.name] = str(value).lower()
+        elif isinstance(value, tuple):
+            shown[variable.name] = ",".join(map(str, value))
         else:
             shown[variable.name] = f"{value:g}" if isinstance(value, float) else str(value)
     for key, value in sorted(settings.kafka_properties.items()):
@@ -215,6 +220,9 @@ def _cross_check(settings: Settings) -> None:
         "RELAY_FROZEN_AFTER_SECONDS must not be below RELAY_DELIVERY_TIMEOUT_SECONDS plus"
         " RELAY_FENCE_MARGIN_SECONDS: late records could overtake newer ones": fence
         <= settings.frozen_after_seconds,
+        "RELAY_STRIPE_SOURCE_ADDRESSES and RELAY_STRIPE_SOURCE_ADDRESSES_FILE are both set:"
+        " keep one of them": not settings.stripe_source_addresses
+        or settings.stripe_source_addresses_file is None,
         "RELAY_BACKOFF_CAP_SECONDS must not be below RELAY_BACKOFF_BASE_SECONDS": (
             settings.backoff_base_seconds <= settings.backoff_cap_seconds
         ),

@@ -5,12 +5,15 @@ from __future__ import annotations
 import difflib
 import ipaddress
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Literal
 
 import msgspec
 
 from relay.core.errors import ConfigError
 from relay.settings import librdkafka, postgres
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class Address(msgspec.Struct, frozen=True):
@@ -51,6 +54,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     bind: Address = Address("127.0.0.1", 8080)
     admin_bind: Address = Address("127.0.0.1", 8081)
     admin_token: str | None = None
+    stripe_source_addresses: tuple[Network, ...] = ()
+    """Where webhooks may come from; empty lets everybody try."""
+    stripe_source_addresses_file: Path | None = None
+    """The same in a file, which is read again when it changes."""
+    trusted_proxies: tuple[Network, ...] = ()
+    """Whose X-Forwarded-For is believed when a webhook's address is looked at."""
     stripe_api_base: str = "https://api.stripe.com"
     stripe_timeout_seconds: float = 80.0
     """How long one request to Stripe may take, to the last byte of the answer; what Stripe's own

@@ -6,12 +6,13 @@ Each parser raises a ``ValueError`` that says what is wanted and never repeats w
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import re
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from relay.settings import postgres
-from relay.settings.model import Address
+from relay.settings.model import Address, Network
 
 
 def whole(least: int, most: int = 2**31 - 1) -> Callable[[str], int]:
@@ -65,6 +66,21 @@ def address(text: str) -> Address:
     if match is None or int(match[3]) > 65535:
         raise ValueError("must be HOST:PORT, such as 0.0.0.0:8080 or [::]:8080")
     return Address(match[2] or match[1], int(match[3]))
+
+
+def networks(text: str) -> tuple[Network, ...]:
+    if text.lower() == "off":
+        return ()
+    found = []
+    for word in filter(None, re.split(r"[,\s]+", text)):
+        try:
+            found.append(ipaddress.ip_network(word))
+        except ValueError:
+            raise ValueError(
+                "must be addresses or networks such as 192.0.2.7,2001:db8::/32 (with no bits set"
+                " behind the prefix), or off"
+            ) from None
+    return tuple(found)
 
 
 def web_url(text: str) -> str:
