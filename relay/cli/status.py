@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from relay.cli.call import Call, common, coroutine
 from relay.cli.output import duration, say, warn, write_json, write_table
+
+if TYPE_CHECKING:
+    from relay.settings import Settings
+
+_KAFKA_SECONDS = 5.0
+_REACHABLE = {True: "can be reached", False: "cannot be reached"}
 
 
 @click.command(short_help="What waits, what is dead, what is wrong.")
@@ -28,6 +35,7 @@ async def status(call: Call) -> None:
             "services": None if await database.is_pooled() else await store.services(connection),
             "partitions_ahead_days": await store.partitions_ahead_days(connection),
         }
+    found["kafka"] = await asyncio.to_thread(_kafka, call.settings)
     found["warnings"] = _warnings(found)
     if call.json:
         write_json(found)
@@ -35,6 +43,24 @@ async def status(call: Call) -> None:
     _write(found)
     for warning in found["warnings"]:
         warn(warning)
+
+
+def _kafka(settings: Settings) -> dict[str, Any] | None:
+    """Whether Kafka can be reached from here, with the settings that were given to this command."""
+    if settings.kafka_bootstrap_servers is None:
+        return None
+    from relay.core.errors import ConfigError
+    from relay.kafka import TopicReader
+
+    try:
+        reader = TopicReader(settings.kafka_bootstrap_servers, settings.kafka_properties)
+        try:
+            reader.topics(_KAFKA_SECONDS)
+        finally:
+            reader.close()
+    except (ConnectionError, ConfigError) as error:
+        return {"reachable": False, "reason": str(error)}
+    return {"reachable": True, "reason": None}
 
 
 def _source(row: dict[str, Any]) -> dict[str, Any]:
@@ -67,6 +93,8 @@ def _warnings(found: dict[str, Any]) -> list[str]:
             "no partition of the inbox lies ahead: soon nothing can be stored; is any"
             " `relay serve` running?"
         )
+    if found["kafka"] is not None and not found["kafka"]["reachable"]:
+        warnings.append(found["kafka"]["reason"])
     if found["services"] == []:
         warnings.append("no service of relay is connected to this database")
     return warnings
@@ -75,6 +103,8 @@ def _warnings(found: dict[str, Any]) -> list[str]:
 def _write(found: dict[str, Any]) -> None:
     say(f"database    {found['database']}")
     say(f"services    {_services(found['services'])}")
+    kafka = found["kafka"]
+    say(f"kafka       {'-' if kafka is None else _REACHABLE[kafka['reachable']]}")
     days = found["partitions_ahead_days"]
     say(f"partitions  {'-' if days is None else f'{days:.0f} days ahead'}")
     say()

@@ -62,7 +62,7 @@ def _partitions(reader: TopicReader, topic: str) -> int:
     try:
         topics = reader.topics()
     except ConnectionError as error:
-        raise Failure(f"{error}; check RELAY_KAFKA_BOOTSTRAP_SERVERS") from error
+        raise Failure(str(error)) from error
     if topic not in topics:
         near = difflib.get_close_matches(topic, topics, 1)
         hint = f": did you mean {near[0]!r}?" if near else "; it is made with its first record"

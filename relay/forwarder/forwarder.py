@@ -94,13 +94,13 @@ class Shared:
 
     async def prepare(self) -> bool:
         """What has to be in order before a batch; False when Kafka is away."""
-        if self.kafka.is_down and not await self.kafka.probe():
-            return False
         if self.kafka.needs_rebuild:
             # Alone in the process, so that no flight is lost with the old producer.
             async with self.gate.enter(alone=True):
                 if self.kafka.needs_rebuild:
                     await self.kafka.rebuild()
+        if self.kafka.is_down and not await self.kafka.probe():
+            return False
         if not await self._look_at_topics():
             return False
         await self.withdraw_orphan_notes()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -18,11 +19,15 @@ from relay.core.record import Record
 from relay.kafka import config
 from relay.kafka.clientlog import client_log
 from relay.kafka.topics import Topics
+from relay.kafka.trouble import Troubles
 from relay.kafka.verdict import Acknowledged, Failure, Report, arrived_somewhere, classify
 
 _log = structlog.get_logger("relay.kafka")
 
 _PROBE_SECONDS = 3.0
+# While the settings seem wrong: certificates on disk may have been renewed meanwhile, and only a
+# new client reads them.
+_RENEW_SECONDS = 30.0
 
 
 class QueueFullError(Exception):
@@ -98,6 +103,8 @@ class Kafka:
         replication_factor: int = -1,
     ) -> None:
         connection = config.connection(bootstrap_servers, properties)
+        self._troubles = Troubles(connection.get("security.protocol"))
+        self._made_at = 0.0
         self._config: dict[str, Any] = {
             **config.producer(connection, delivery_timeout_seconds),
             "error_cb": self._on_error,
@@ -115,6 +122,7 @@ class Kafka:
         )
 
     def _make(self) -> Producer:
+        self._made_at = time.monotonic()
         try:
             return Producer(self._config, logger=client_log())
         except (KafkaException, ValueError) as error:
@@ -139,9 +147,11 @@ class Kafka:
                 _log.exception("kafka.report_failed")
 
     def _on_error(self, error: KafkaError) -> None:
-        if error.code() == KafkaError._ALL_BROKERS_DOWN and not self._down.is_set():
-            self._down.set()
-            _log.warning("kafka.away", error=error.name(), message=error.str())
+        trouble = self._troubles.note(error)
+        if trouble is not None:
+            _log.error("kafka.cannot_connect", error=trouble.said, fix=trouble.fix)
+        if error.code() == KafkaError._ALL_BROKERS_DOWN:
+            self.mark_down()
 
     @property
     def is_down(self) -> bool:
@@ -149,10 +159,15 @@ class Kafka:
         return self._down.is_set()
 
     def mark_down(self) -> None:
-        """The caller has seen a whole batch fail for want of a broker."""
+        """No broker is there; the caller may have seen a whole batch fail for want of one."""
         if not self._down.is_set():
             self._down.set()
-            _log.warning("kafka.away")
+            _log.warning("kafka.away", reason=str(self._troubles.why()))
+
+    @property
+    def trouble(self) -> str | None:
+        """Why it is down and what to do about it; None while it is not."""
+        return str(self._troubles.why()) if self.is_down else None
 
     async def probe(self) -> bool:
         """Ask the cluster whether it is there; clears ``is_down`` when it is."""
@@ -161,11 +176,17 @@ class Kafka:
             await asyncio.to_thread(self._producer.list_topics, timeout=_PROBE_SECONDS)
         except KafkaException as error:
             if classify(error.args[0]).verdict == "transient":
+                self._renew_later()
                 return False
+        self._troubles.clear()
         if self._down.is_set():
             self._down.clear()
             _log.info("kafka.back")
         return True
+
+    def _renew_later(self) -> None:
+        if self._troubles.is_lasting and time.monotonic() - self._made_at > _RENEW_SECONDS:
+            self._lost.set()
 
     def produce(self, record: Record, flight: Flight) -> None:
         """Hand a record to the client; its report goes to ``flight``.
@@ -209,8 +230,10 @@ class Kafka:
 
     def _renew(self) -> None:
         # In a thread: the end of the old producer waits for the threads of librdkafka.
+        made = self._make()  # first: a file that it needs may be missing at the moment
         self._end()
-        self._producer = self._make()
+        self._producer = made
+        self.topics.renew()
 
     def _stop_poller(self) -> None:
         self._stopped.set()

@@ -17,6 +17,7 @@ from confluent_kafka import (
 )
 
 from relay.kafka import config
+from relay.kafka.trouble import Troubles
 
 
 class KafkaRecord(msgspec.Struct, frozen=True):
@@ -35,6 +36,7 @@ class TopicReader:
     """Reads topics without joining a consumer group, so that it disturbs nobody."""
 
     def __init__(self, bootstrap_servers: str, properties: Mapping[str, str] | None = None) -> None:
+        self._troubles = Troubles((properties or {}).get("security.protocol"))
         try:
             self._consumer = Consumer(
                 {
@@ -45,18 +47,22 @@ class TopicReader:
                     "enable.partition.eof": False,
                     "allow.auto.create.topics": False,
                     "log_level": 0,
-                    "error_cb": lambda _error: None,
+                    "error_cb": self._troubles.note,
                 }
             )
         except (KafkaException, ValueError) as error:
             raise config.refused(error) from error
 
-    def topics(self) -> dict[str, int]:
-        """All topics with their numbers of partitions. Raises ConnectionError."""
+    def topics(self, seconds: float = 10.0) -> dict[str, int]:
+        """All topics with their numbers of partitions.
+
+        Raises ConnectionError, whose text names the reason and the fix.
+        """
         try:
-            found = self._consumer.list_topics(timeout=10.0).topics
+            found = self._consumer.list_topics(timeout=seconds).topics
         except KafkaException as error:
-            raise ConnectionError(f"Kafka does not answer: {error.args[0].str()}") from error
+            self._consumer.poll(0)  # what was told meanwhile is waiting there
+            raise ConnectionError(f"Kafka does not answer: {self._troubles.why()}") from error
         return {name: len(topic.partitions) for name, topic in found.items()}
 
     def assign(self, topics: Mapping[str, int], *, from_beginning: bool) -> None:

@@ -38,6 +38,7 @@ class Topics:
         partitions: int,
         replication_factor: int,
     ) -> None:
+        self._connection = connection
         self._admin = AdminClient(config.admin(connection))
         self._auto_create = auto_create
         self._partitions = partitions
@@ -49,6 +50,10 @@ class Topics:
     def partition_count(self, topic: str) -> int | None:
         """How many partitions a topic had when it was last looked at."""
         return self._counts.get(topic)
+
+    def renew(self) -> None:
+        """A new client in place of the old one, as for the producer."""
+        self._admin = AdminClient(config.admin(self._connection))
 
     def forget(self, topic: str) -> None:
         """Look again before the next record: it may have been deleted."""

@@ -107,6 +107,7 @@ class GroupCommit:
         self._tasks: list[asyncio.Task[None]] = []
         self._busy: set[asyncpg.Connection] = set()
         self._connected = 0
+        self._has_cut = False
         self._quiet_until = 0.0
 
     def start(self) -> None:
@@ -175,6 +176,14 @@ class GroupCommit:
 
     async def _work_on(self, pg: asyncpg.Connection) -> None:
         session = _Session(pg, self._settings.transaction_seconds, self._counters)
+        if self._has_cut and await session.is_stalled():
+            # What we have cut still waits there for the standby: more of it would only use up the
+            # connections of the server.
+            self._report("receiver.standby_silent", CannotStoreError())
+            self._fail_queued()
+            await asyncio.sleep(_RETRY_SECONDS)
+            return
+        self._has_cut = False
         pg.add_log_listener(session.note_message)
         self._connected += 1
         try:
@@ -184,6 +193,7 @@ class GroupCommit:
                 await self._store(session, self._take_batch())
                 self._busy.discard(pg)
         finally:
+            self._has_cut |= session.has_cut
             self._connected -= 1
             self._busy.discard(pg)
             pg.remove_log_listener(session.note_message)
@@ -271,6 +281,19 @@ class _Session:
         self._seconds = seconds
         self._counters = counters
         self._warnings = 0
+        self.has_cut = False
+
+    async def is_stalled(self) -> bool:
+        """Whether commits of ours wait for a standby for longer than they should."""
+        watchdog = asyncio.get_running_loop().call_later(self._seconds, self._pg.terminate)
+        try:
+            return await durability.is_stalled(self._pg, self._seconds / 2)
+        finally:
+            watchdog.cancel()
+
+    def _cut(self) -> None:
+        self.has_cut = True
+        self._pg.terminate()
 
     async def commit(self, events: Sequence[NewEvent]) -> list[bool]:
         """Stores the events in one transaction, repeated where a repeat can help.
@@ -280,7 +303,7 @@ class _Session:
         loop = asyncio.get_running_loop()
         began = loop.time()
         seconds = self._seconds + sum(len(event.body) for event in events) / _BYTES_PER_SECOND
-        watchdog = loop.call_later(seconds, self._pg.terminate)
+        watchdog = loop.call_later(seconds, self._cut)
         try:
             fresh = await self._repeat(events)
         except Exception as error:

@@ -124,4 +124,10 @@ def explain(refusal: str) -> ConfigError:
     if about is not None:
         name = variable_of(about[1])
         return ConfigError(f"{name}: {refusal}", setting=name)
+    # A file that it could not use: "ssl.ca.location failed: …".
+    about = re.search(r"\b((?:ssl|sasl|https)\.[a-z.]+[a-z]) failed", refusal)
+    if about is not None:
+        name = variable_of(about[1])
+        hint = " (is the file there, readable and in PEM?)" if "location" in about[1] else ""
+        return ConfigError(f"{name}: {refusal}{hint}", setting=name)
     return ConfigError(f"RELAY_KAFKA_…: {refusal}")

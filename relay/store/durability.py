@@ -42,6 +42,23 @@ async def find_faults(connection: AsyncConnection, *, several_hosts: bool) -> di
     return faults
 
 
+async def is_stalled(pg: asyncpg.Connection, seconds: float) -> bool:
+    """Whether a commit of this role waits for a synchronous standby for as long as that.
+
+    It does so even when whoever began it has gone.
+    """
+    found: bool = await pg.fetchval(
+        """
+        SELECT EXISTS (
+            SELECT FROM pg_stat_activity
+            WHERE wait_event = 'SyncRep'
+              AND query_start < clock_timestamp() - make_interval(secs => $1))
+        """,
+        seconds,
+    )
+    return found
+
+
 async def write_mark(pg: asyncpg.Connection) -> None:
     """Make the present transaction one that has to be flushed and replicated like any other.
 

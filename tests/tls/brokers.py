@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from functools import cached_property
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from confluent_kafka.admin import (
 
 from tests.support.certificates import Authority, Pair
 from tests.support.kafka import ApacheKafka
+from tests.support.processes import eventually
 
 USER, PASSWORD = "relay", "correct horse"
 _PLAIN = "org.apache.kafka.common.security.plain.PlainLoginModule"
@@ -49,6 +51,8 @@ class SecureKafka:
                 # The certificate may change to one for another name.
                 "ssl.allow.dn.changes": "true",
                 "ssl.allow.san.changes": "true",
+                # Each thread takes a new certificate over in its own time.
+                "num.network.threads": "1",
                 # A wrong password is answered at once.
                 "connection.failed.authentication.delay.ms": "0",
             },
@@ -77,6 +81,12 @@ class SecureKafka:
         resource = ConfigResource(ResourceType.BROKER, "0", incremental_configs=changes)
         for future in self._admin.incremental_alter_configs([resource]).values():
             await asyncio.to_thread(future.result)
+        wanted = pair.certificate.read_text()
+        await eventually(lambda: self._shown() == wanted)
+
+    def _shown(self) -> str:
+        host, port = self.servers("LOGIN").split(":")
+        return ssl.get_server_certificate((host, int(port)))
 
     @cached_property
     def _admin(self) -> AdminClient:

@@ -9,7 +9,10 @@ import pytest
 import pytest_asyncio
 
 from relay.dev.postgres import EmbeddedPostgres, Installation
+from relay.store.engine import Database
+from tests.forwarder.world import World
 from tests.support.certificates import Authority
+from tests.tls.brokers import SecureKafka
 from tests.tls.servers import TlsServer
 
 
@@ -39,6 +42,28 @@ async def tls_server(
         made = TlsServer(server, authority)
         await made.set_up()
         yield made
+
+
+@pytest_asyncio.fixture(scope="session")
+async def secure_kafka(
+    tmp_path_factory: pytest.TempPathFactory, authority: Authority, apache_kafka: bool
+) -> AsyncIterator[SecureKafka]:
+    if not apache_kafka:
+        pytest.skip("RELAY_TEST_BROKER=apache: the embedded broker speaks neither TLS nor SASL")
+    secure = SecureKafka(tmp_path_factory.mktemp("tls-kafka"), authority)
+    async with secure.broker:
+        await secure.set_password()
+        yield secure
+
+
+@pytest_asyncio.fixture
+async def world(
+    database: Database, secure_kafka: SecureKafka, topic_prefix: str
+) -> AsyncIterator[World]:
+    """The forwarder's world, which looks at the topics by the plain listener."""
+    world = World(database, secure_kafka.broker.bootstrap_servers, topic_prefix)
+    yield world
+    await world.close()
 
 
 def _with_tls() -> Installation:
