@@ -6,7 +6,6 @@ import asyncio
 import os
 import shutil
 import signal
-import subprocess
 from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -14,6 +13,7 @@ from urllib.parse import urlsplit
 import asyncpg
 
 from relay.dev.postgres import EmbeddedPostgres, installations, run_as
+from relay.dev.process import Process
 from tests.support.processes import eventually, parent_of
 
 _SETTINGS = {"max_connections": "60", "wal_receiver_status_interval": "1"}
@@ -93,23 +93,22 @@ def _copy(leader: EmbeddedPostgres, follower: EmbeddedPostgres, name: str) -> No
     follower.cluster.mkdir(mode=0o700)
     if user is not None:
         os.chown(follower.cluster, *user)
-    done = subprocess.run(
-        [
-            installations()[0].programs / "pg_basebackup",
-            f"--pgdata={follower.cluster}",
-            f"--dbname={leader.dsn}?application_name={name}",
-            "--write-recovery-conf",
-            "--checkpoint=fast",
-        ],
-        user=None if user is None else user[0],
-        group=None if user is None else user[1],
-        extra_groups=None if user is None else [],
-        cwd="/",
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    log = follower.data_dir / "pg_basebackup.log"
+    with log.open("wb") as stream:
+        status = Process(
+            [
+                installations()[0].programs / "pg_basebackup",
+                f"--pgdata={follower.cluster}",
+                f"--dbname={leader.dsn}?application_name={name}",
+                "--write-recovery-conf",
+                "--checkpoint=fast",
+            ],
+            log=stream,
+            stop_with=((signal.SIGKILL, 5.0),),
+            user=user,
+            reach=[follower.cluster],
+        ).wait()
+    assert status == 0, log.read_text()
 
 
 def _children(pid: int) -> list[int]:

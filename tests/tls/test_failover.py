@@ -10,6 +10,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 import pytest_asyncio
+from sqlalchemy import text
 
 from relay.dev import samples
 from relay.dev.postgres import EmbeddedPostgres
@@ -22,7 +23,7 @@ from relay.store.trouble import explain
 from tests.acceptance import evidence
 from tests.acceptance.fleet import Serving as Process
 from tests.acceptance.fleet import command, create_source, environment, get
-from tests.acceptance.sender import Sender, Webhook
+from tests.acceptance.sender import Event, Sender, Webhook
 from tests.receiver.proxy import Proxy
 from tests.receiver.serving import Serving, event
 from tests.support.processes import eventually
@@ -45,6 +46,10 @@ async def replicas(tmp_path: Path) -> AsyncIterator[Replicas]:
 def proxy(database_url: str) -> Iterator[Proxy]:
     with Proxy(database_url) as proxy:
         yield proxy
+
+
+def _events(count: int, seed: int = 0) -> list[Event]:
+    return [Event(each.event_id, b"", each.body) for each in samples.events(count, seed=seed)]
 
 
 async def reasons(process: Process) -> dict[str, str]:
@@ -71,7 +76,7 @@ async def test_a_standby_takes_over(
     third = EmbeddedPostgres(tmp_path / "three")
     try:
         sender = Sender(webhook, lambda: [process.port], random.Random(1))
-        sending = asyncio.create_task(sender.run(list(samples.events(1500)), connections=8))
+        sending = asyncio.create_task(sender.run(_events(1500), connections=8))
         await eventually(lambda: len(sender.posted) > 200)
         replicas.primary.kill()
         await eventually(lambda: sender.answers["status 503"] > 0)
@@ -161,12 +166,10 @@ async def _holds(server: EmbeddedPostgres, events: int) -> bool:
 
 async def test_the_host_that_works_is_asked_first(database_url: str, proxy: Proxy) -> None:
     """A black hole costs its time once, not with every connection."""
-    parts, path = database_url.rsplit("/", 1)
-    good = parts.rpartition("@")[2]
+    good = database_url.rpartition("/")[0].rpartition("@")[2]
     hole = proxy.url.rpartition("/")[0].rpartition("@")[2]
     database = Database(database_url.replace(good, f"{hole},{good}") + "?connect_timeout=1")
     proxy.freeze()
-    assert path
     async with database.driver() as pg:
         assert await pg.fetchval("SELECT 1") == 1
     assert database._first == 1
@@ -187,7 +190,7 @@ async def test_no_host_that_takes_writes(replicas: Replicas) -> None:
     await database.close()
     standby = f"{replicas.standby.dsn}?target_session_attrs=primary"
     database = Database(standby)
-    with pytest.raises(asyncpg.TargetServerAttributeNotMatched) as only:
+    with pytest.raises(DATABASE_FAILURES) as only:
         async with database.driver():
             pass
     assert is_outage(only.value)
@@ -210,8 +213,6 @@ async def test_a_host_that_became_read_only_is_left(database_url: str) -> None:
 
 
 async def _write_where_nobody_may(database: Database, *, raw: bool) -> None:
-    from sqlalchemy import text
-
     statements = ("SET TRANSACTION READ ONLY", "CREATE TABLE nowhere ()")
     if raw:
         async with database.driver() as pg, pg.transaction():
@@ -269,7 +270,7 @@ async def test_no_service_hangs_for_ever_on_a_dead_server(
     process = await Process("receiver,forwarder", settings, tmp_path / "log").ready()
     try:
         sender = Sender(webhook, lambda: [process.port], random.Random(2))
-        await sender.run(list(samples.events(20)), connections=2)
+        await sender.run(_events(20), connections=2)
         proxy.freeze()
         await eventually(lambda: _has(process, "database"), deadline=60)
         # Each service tells that it was left alone, and lives.
@@ -282,7 +283,7 @@ async def test_no_service_hangs_for_ever_on_a_dead_server(
         )
         proxy.mend()
         await eventually(lambda: _is_ready(process), deadline=60)
-        await sender.run(list(samples.events(20, seed=3)), connections=2)
+        await sender.run(_events(20, seed=3), connections=2)
         pg = await asyncpg.connect(database_url)
 
         async def is_done() -> bool:
