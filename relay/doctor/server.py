@@ -32,7 +32,7 @@ async def _reachable(patient: Patient) -> Findings:
     try:
         found = await patient.ask(server.server)
     except DATABASE_FAILURES as error:
-        return judge_unreachable(error)
+        return judge_unreachable(error, development=patient.development)
     return ok(f"PostgreSQL {found.version} answers")
 
 
@@ -40,10 +40,12 @@ def _is_about(error: ConfigError, name: str) -> bool:
     return error.setting is not None and error.setting.removesuffix("_FILE") == name
 
 
-def judge_unreachable(error: BaseException) -> Finding:
+def judge_unreachable(error: BaseException, *, development: bool = False) -> Finding:
     """What keeps us out."""
     cause = cause_of(error)
     reason = " ".join(str(cause).split()) or type(cause).__name__
+    if development:
+        return failed(reason, "start `relay dev` again: these settings are what it left")
     match getattr(cause, "sqlstate", None):
         case "3D000":
             fix = "create the database, or correct its name in RELAY_DATABASE_URL"

@@ -47,7 +47,7 @@ def judge_verification(found: Sequence[Source]) -> Finding:
     blind = [each.config.name for each in found if not each.sealed_secrets]
     if blind:
         return warning(
-            f"{listed(blind)} take events without a signature: whoever knows the URL can send any",
+            f"no signing secret, so that whoever knows the URL can send any event: {listed(blind)}",
             f"relay source update {blind[0]} --signing-secret whsec_…",
         )
     return ok("every source verifies signatures") if found else NO_SOURCE
@@ -99,8 +99,8 @@ def judge_secrets(found: Sealed, *, keys: int) -> list[Finding]:
     if keys == 0:
         return [
             failed(
-                f"RELAY_ENCRYPTION_KEYS is not set, and {listed(sorted(found.closed))} have secrets"
-                " that only a key opens: what they receive is answered 503",
+                "RELAY_ENCRYPTION_KEYS is not set, and only a key opens the secrets of"
+                f" {listed(sorted(found.closed))}: what arrives there is answered 503",
                 "set the key that they were stored with",
             )
         ]
@@ -109,7 +109,7 @@ def judge_secrets(found: Sealed, *, keys: int) -> list[Finding]:
         findings.append(
             failed(
                 f"no key in RELAY_ENCRYPTION_KEYS opens the secrets of"
-                f" {listed(sorted(found.closed))}: what they receive is answered 503",
+                f" {listed(sorted(found.closed))}: what arrives there is answered 503",
                 "add the key that they were stored with at the end of the list, or set the secrets"
                 " anew (relay source update)",
             )
@@ -160,7 +160,7 @@ def judge_stopped(found: Sequence[Source]) -> list[Finding]:
     if paused:
         findings.append(
             warning(
-                f"{listed(paused)} are paused: they receive, and nothing of them is forwarded",
+                f"paused, so that it is received and not forwarded: {listed(paused)}",
                 f"relay source resume {paused[0]}",
             )
         )
@@ -176,7 +176,7 @@ def judge_keys(found: Sequence[KeyState]) -> list[Finding]:
     if closed:
         return [
             failed(
-                f"{listed(closed)} have no valid key: whatever they are sent is answered 401",
+                f"no valid key, so that everything is answered 401: {listed(closed)}",
                 f"relay source rotate-key {closed[0]}, and enter the new URL at Stripe",
             )
         ]

@@ -98,8 +98,8 @@ def judge_existence(
     if not auto_create:
         return [
             warning(
-                f"{listed(missing)} do not exist, and RELAY_TOPIC_AUTO_CREATE is off: what goes"
-                " there waits",
+                "missing, and RELAY_TOPIC_AUTO_CREATE is off, so that what goes there waits:"
+                f" {listed(missing)}",
                 "create them (kafka-topics.sh --create --topic …), or set"
                 " RELAY_TOPIC_AUTO_CREATE=true",
             )
@@ -228,7 +228,7 @@ def judge_replication(
     if single:
         findings.append(
             warning(
-                f"{listed(single)} have one replica: the records are lost with its broker",
+                f"one replica only, lost with its broker: {listed(single)}",
                 "raise the replication factor (kafka-reassign-partitions.sh)",
             )
         )
@@ -313,8 +313,8 @@ def judge_message_size(states: Sequence[TopicState], max_body_bytes: int) -> Fin
     small = small if min(limits.values(), default=0) < max_body_bytes else []
     if small:
         return warning(
-            f"{listed(small)} take less than Kafka's usual {size(USUAL_MESSAGE_BYTES)}: larger"
-            " events become dead letters (too_large)",
+            f"less than Kafka's usual {size(USUAL_MESSAGE_BYTES)} is taken by {listed(small)}:"
+            " larger events become dead letters (too_large)",
             "raise max.message.bytes of the topic",
         )
     least = min(limits.values(), default=0)
@@ -336,11 +336,11 @@ def judge_cleanup(found: Topics) -> Finding:
     lost = [name for name in compacted if name in found.dead_letters]
     if lost:
         return warning(
-            f"{listed(lost)} is compacted: of dead letters only the last of each event stays",
+            f"compacted, so that of dead letters only the last of each event stays: {listed(lost)}",
             "set cleanup.policy=delete for topics of dead letters",
         )
     if compacted:
-        return ok(f"{listed(compacted)} is compacted: of each object the last record stays")
+        return ok(f"compacted, so that of each object the last record stays: {listed(compacted)}")
     return _told(((s, told[s.name]) for s in found.states), "by time or size, none is compacted")
 
 

@@ -60,7 +60,7 @@ async def test_what_fails_ends_it_with_1(relay: Relay) -> None:
     await relay("source", "create", "acme", "--signing-secret", "whsec_a")
     found = await relay("doctor", exits=1, RELAY_ENCRYPTION_KEYS="x" * 3)
     assert "RELAY_ENCRYPTION_KEYS has no valid key in place 1" in found.stdout
-    assert "acme have secrets" in found.stdout
+    assert "only a key opens the secrets of acme" in found.stdout
     assert "\nfailed   settings.valid\nfailed   sources.secrets\n" in found.stdout
     assert "x" * 3 not in re.findall(r"\w+", found.output)
 

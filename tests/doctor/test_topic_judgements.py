@@ -121,7 +121,7 @@ def test_compaction() -> None:
     fine = Topics(Cluster(3, None), names, frozenset({"dead_letter"}), (compacted,))
     assert "the last record stays" in topics.judge_cleanup(fine).reason
     bad = Topics(Cluster(3, None), names, frozenset({"dead_letter"}), (compacted, dead))
-    assert topics.judge_cleanup(bad).reason.startswith("dead_letter is compacted")
+    assert topics.judge_cleanup(bad).reason.endswith("stays: dead_letter")
 
 
 def test_one_replica_on_several_brokers() -> None:
@@ -140,7 +140,7 @@ def test_topics_that_are_not_there() -> None:
     state = Topics(Cluster(1, None), frozenset({"customer", "charge"}), frozenset(), (topic(),))
     assert verdicts(topics.judge_existence(state, {}, auto_create=True)) == ["ok"]
     (waits,) = topics.judge_existence(state, {}, auto_create=False)
-    assert (waits.verdict, waits.reason.split()[0]) == ("warning", "charge")
+    assert (waits.verdict, waits.reason.split()[-1]) == ("warning", "charge")
     refusal = Failure("refused", "kafka_policy_violation", "no")
     (refused,) = topics.judge_existence(state, {"charge": refusal}, auto_create=True)
     assert refused.reason.startswith("charge cannot be made: no;")
