@@ -142,21 +142,22 @@ def judge_topics(found: Sequence[Meeting]) -> list[Finding]:
 
 
 async def _stopped(patient: Patient) -> Findings:
-    return judge_stopped(await patient.ask(sources.list_all))
+    return judge_stopped(await patient.ask(status.lag))
 
 
-def judge_stopped(found: Sequence[Source]) -> list[Finding]:
+def judge_stopped(lag: Sequence[Mapping[str, Any]]) -> list[Finding]:
+    """Rows of ``status.lag``."""
     findings = [
         failed(
-            f"{each.config.name} stands still at an event ({each.halted_code}:"
-            f" {each.halted_error}); it receives",
+            f"{row['source']} stands still at an event ({row['halted_code']}:"
+            f" {row['halted_error']}); it receives",
             "relay events show it; then relay events skip or retry, or relay source resume"
-            f" {each.config.name}",
+            f" {row['source']}",
         )
-        for each in found
-        if each.halted_at is not None
+        for row in lag
+        if row["halted_at"] is not None
     ]
-    paused = [each.config.name for each in found if each.paused_at is not None]
+    paused = [row["source"] for row in lag if row["paused_at"] is not None]
     if paused:
         findings.append(
             warning(
@@ -164,7 +165,7 @@ def judge_stopped(found: Sequence[Source]) -> list[Finding]:
                 f"relay source resume {paused[0]}",
             )
         )
-    return findings or [ok("every source is forwarded") if found else NO_SOURCE]
+    return findings or [ok("every source is forwarded") if lag else NO_SOURCE]
 
 
 async def _keys(patient: Patient) -> Findings:

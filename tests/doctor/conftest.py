@@ -58,6 +58,13 @@ def verdicts(found: Finding | list[Finding]) -> list[str]:
     return [each.verdict for each in ([found] if isinstance(found, Finding) else found)]
 
 
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that is busy with other tests is no server that hangs."""
+    monkeypatch.setattr("relay.doctor.patient.QUERY_SECONDS", 60.0)
+    monkeypatch.setattr("relay.doctor.examination.CHECK_SECONDS", 90.0)
+
+
 @pytest.fixture
 def check(database_url: str) -> Examine:
     """Runs checks on a fresh database, without Kafka."""
