@@ -63,7 +63,7 @@ def _of_error(error: Exception) -> Finding:
     cause = cause_of(error)
     text = " ".join(str(cause).split())
     if isinstance(cause, asyncpg.InsufficientPrivilegeError):
-        return skipped(f"the role of RELAY_DATABASE_URL may not see it: {text}", _grant(text))
+        return skipped(f"the role of RELAY_DATABASE_URL may not see it: {text}", _right(text))
     if isinstance(error, RelayError):
         return failed(error.message, "see the reason")
     if isinstance(cause, TimeoutError | asyncpg.QueryCanceledError):
@@ -74,12 +74,15 @@ def _of_error(error: Exception) -> Finding:
     )
 
 
-def _grant(text: str) -> str:
+def _right(text: str) -> str:
+    """Whose rights are enough; never advice to give more to a service."""
+    fix = "run `relay doctor` as a member of relay_admin"
     found = re.search(r"permission denied for (table|view|function|schema) (\w+)", text)
     if found is None:
-        return "run `relay doctor` as a role that may"
+        return fix
     kind, name = found.groups()
-    if kind == "schema":
-        return f"GRANT USAGE ON SCHEMA {name} TO this role, or run `relay doctor` as another one"
-    what = f"EXECUTE ON FUNCTION relay.{name}" if kind == "function" else f"SELECT ON relay.{name}"
-    return f"GRANT {what} TO this role, or run `relay doctor` as another one"
+    rights = {
+        "schema": f"USAGE ON SCHEMA {name}",
+        "function": f"EXECUTE ON FUNCTION relay.{name}",
+    }
+    return f"{fix}, which has {rights.get(kind, f'SELECT ON relay.{name}')}"

@@ -8,6 +8,7 @@ from typing import Any, Final
 import msgspec
 
 from relay.core.errors import ConfigError
+from relay.core.source import SourceConfig
 from relay.doctor.check import Check, Findings
 from relay.doctor.finding import Finding, failed, listed, ok, skipped, span, warning
 from relay.doctor.patient import Patient
@@ -27,7 +28,7 @@ NO_SOURCE: Final = skipped("there is no source")
 
 
 async def _present(patient: Patient) -> Findings:
-    return judge_present([each.config.name for each in await patient.ask(sources.list_all)])
+    return judge_present([each.name for each in await patient.ask(sources.list_configs)])
 
 
 def judge_present(names: Sequence[str]) -> Finding:
@@ -40,11 +41,12 @@ def judge_present(names: Sequence[str]) -> Finding:
 
 
 async def _verification(patient: Patient) -> Findings:
-    return judge_verification(await patient.ask(sources.list_all))
+    return judge_verification(await patient.ask(sources.list_verifiers))
 
 
-def judge_verification(found: Sequence[Source]) -> Finding:
-    blind = [each.config.name for each in found if not each.sealed_secrets]
+def judge_verification(found: Sequence[tuple[SourceConfig, tuple[bytes, ...]]]) -> Finding:
+    """Sources with their sealed secrets."""
+    blind = [config.name for config, sealed in found if not sealed]
     if blind:
         return warning(
             f"no signing secret, so that whoever knows the URL can send any event: {listed(blind)}",
@@ -125,7 +127,7 @@ def judge_secrets(found: Sealed, *, keys: int) -> list[Finding]:
 
 
 async def _topics(patient: Patient) -> Findings:
-    return judge_topics(meetings([s.config for s in await patient.ask(sources.list_all)]))
+    return judge_topics(meetings(await patient.ask(sources.list_configs)))
 
 
 def judge_topics(found: Sequence[Meeting]) -> list[Finding]:
@@ -278,7 +280,7 @@ def judge_services(names: Sequence[str]) -> Finding:
 async def _clock(patient: Patient) -> Findings:
     offset = await patient.ask(vitals.clock_offset_seconds)
     try:
-        tolerances = [each.config.tolerance for each in await patient.ask(sources.list_all)]
+        tolerances = [each.tolerance for each in await patient.ask(sources.list_configs)]
     except Exception:  # without the schema, or the right to read it, the default is the measure
         tolerances = []
     return judge_clock(offset, tolerance=min(tolerances, default=300))

@@ -58,8 +58,7 @@ async def _reachable(patient: Patient) -> Findings:
 
 async def _topics(patient: Patient) -> Topics:
     """What the checks below look at."""
-    configs = [each.config for each in await patient.ask(sources.list_all)]
-    named = named_topics(configs)
+    named = named_topics(await patient.ask(sources.list_configs))
     written = {each.topic for each in await patient.recall(_placed)}
     all_named = named.records | named.dead_letters
     return Topics(

@@ -80,7 +80,7 @@ _PAGES = text("SELECT pg_relation_size('relay.event_key') / current_setting('blo
 _KEYS = text(
     """
     SELECT s.name AS source,
-           count(k.id) FILTER (WHERE k.expires_at IS NULL OR k.expires_at > now())::int AS good,
+           count(k.sha256) FILTER (WHERE k.expires_at IS NULL OR k.expires_at > now())::int AS good,
            extract(epoch FROM min(k.expires_at) FILTER (WHERE k.expires_at > now()) - now())::float8
                AS ends_in
     FROM relay.source s LEFT JOIN relay.api_key k ON k.source_id = s.id

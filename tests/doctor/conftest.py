@@ -65,12 +65,20 @@ def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("relay.doctor.examination.CHECK_SECONDS", 90.0)
 
 
+@pytest_asyncio.fixture
+async def database(direct_url: str) -> AsyncIterator[Database]:
+    """A pool on the fresh database, past a pooler."""
+    database = Database(direct_url)
+    yield database
+    await database.close()
+
+
 @pytest.fixture
-def check(database_url: str) -> Examine:
+def check(direct_url: str) -> Examine:
     """Runs checks on a fresh database, without Kafka."""
 
     async def run(name: str, **settings: Any) -> list[Result]:
-        given = {"database_url": database_url, "encryption_keys": (KEY,), **settings}
+        given = {"database_url": direct_url, "encryption_keys": (KEY,), **settings}
         return await examined(name, Settings(**given))
 
     return run

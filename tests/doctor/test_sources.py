@@ -158,9 +158,9 @@ async def test_events_that_wait_and_events_that_died(
     )
 
 
-async def test_whether_anything_runs(check: Examine, database_url: str) -> None:
+async def test_whether_anything_runs(check: Examine, direct_url: str) -> None:
     one(await check("services.running"), "warning")
-    service = Database(database_url, application_name="relay-forwarder")
+    service = Database(direct_url, application_name="relay-forwarder")
     async with service.begin():
         assert one(await check("services.running"), "ok").reason == "relay-forwarder"
     await service.close()
@@ -185,14 +185,14 @@ async def test_a_clock_that_is_off(
 
 
 async def test_it_is_cheap_beside_a_large_inbox(
-    add_source: AddSource, pg: asyncpg.Connection, database_url: str
+    add_source: AddSource, pg: asyncpg.Connection, direct_url: str
 ) -> None:
     """No check reads a whole table of what was received."""
     await fill(pg, await add_source(), 30_000)
     await pg.execute("SELECT pg_stat_force_next_flush()")
     await pg.execute("SELECT 1")
     before = await _read(pg)
-    patient = Patient(Settings(database_url=database_url, encryption_keys=(KEY,)))
+    patient = Patient(Settings(database_url=direct_url, encryption_keys=(KEY,)))
     results = await examine(patient)
     await patient.close()
     assert "failed" not in {each.verdict for each in results}
