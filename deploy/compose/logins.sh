@@ -20,3 +20,7 @@ for service in migrator receiver forwarder admin; do
 CREATE ROLE :"login" LOGIN PASSWORD :'password' IN ROLE :"group";
 SQL
 done
+
+# So that `relay doctor` and `relay status` see what the other logins hold up.
+psql --no-psqlrc --quiet --set=ON_ERROR_STOP=1 --dbname=relay \
+    --command='GRANT pg_read_all_stats TO admin'

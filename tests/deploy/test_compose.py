@@ -12,15 +12,18 @@ import asyncpg
 import pytest
 import yaml
 
-from relay.core.errors import ConfigError
 from relay.dev.postgres import EmbeddedPostgres, installations
 from relay.settings import load
-from relay.store.schema import migrate
+from relay.store.sealing import new_key
+from tests.acceptance.fleet import command, environment
 from tests.deploy.configured import check_command, load_with_secrets
 from tests.deploy.tools import DEPLOY, ROOT, missing, program, run
 
 FILE = ROOT / "docker-compose.yml"
-OURS = {"migrate", "receiver-1", "receiver-2", "forwarder-1", "forwarder-2", "admin"}
+OURS = {
+    *("migrate", "housekeeping", "admin"),
+    *("receiver-1", "receiver-2", "forwarder-1", "forwarder-2"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -140,13 +143,29 @@ async def test_logins_have_the_rights_of_their_service(secrets: Path, tmp_path: 
             for login in ("migrator", "receiver", "forwarder", "admin")
         }
         for login in ("receiver", "forwarder", "admin"):
-            with pytest.raises((ConfigError, asyncpg.PostgresError, Exception)):
-                await migrate(urls[login])
-        await migrate(urls["migrator"])
+            status, _, _ = await _relay("migrate", url=urls[login])
+            assert status != 0
+        for command in ("migrate", "housekeeping"):
+            status, _, errors = await _relay(command, url=urls["migrator"])
+            assert status == 0, errors
+        status, _, errors = await _relay("status", url=urls["admin"])
+        assert status == 0, errors
         for login, url in urls.items():
-            connection = await asyncpg.connect(url)
-            group = await connection.fetchval(
-                "SELECT pg_has_role(current_user, $1, 'MEMBER')", f"relay_{login}"
-            )
-            assert group
-            await connection.close()
+            assert await _reads_bodies(url) is (login != "receiver")
+
+
+async def _relay(*arguments: str, url: str) -> tuple[int, str, str]:
+    settings = environment(RELAY_DATABASE_URL=url, RELAY_ENCRYPTION_KEYS=new_key())
+    return await command(*arguments, environment=settings)
+
+
+async def _reads_bodies(url: str) -> bool:
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.fetch("SELECT body FROM relay.inbox")
+    except asyncpg.InsufficientPrivilegeError:
+        return False
+    else:
+        return True
+    finally:
+        await connection.close()

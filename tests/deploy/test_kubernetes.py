@@ -117,7 +117,11 @@ def _environment(
     variables: dict[str, str] = {}
     for source in container.get("envFrom", ()):
         variables |= maps[source["configMapRef"]["name"]]
-    variables |= {each["name"]: each["value"] for each in container["env"]}
+    for each in container["env"]:
+        chosen = each.get("valueFrom", {}).get("configMapKeyRef")
+        variables[each["name"]] = (
+            each["value"] if chosen is None else maps[chosen["name"]][chosen["key"]]
+        )
     secrets = {volume["name"] for volume in spec["volumes"] if "secret" in volume}
     keys = ("database-url", "encryption-keys", "admin-token")
     paths = {
