@@ -21,8 +21,8 @@ ROOT = Path(__file__).resolve().parents[2]
 # Below the version's own directory. `.gitignore` tells hatchling, there too, what is no source.
 SDIST_ALONE = {"PKG-INFO", ".gitignore"}
 METADATA = {"METADATA", "WHEEL", "RECORD", "entry_points.txt", "licenses/LICENSE"}
-# Left out on purpose: what only serves a checkout or an image.
-NOT_IN_SDIST = (".ci/", ".dockerignore", ".github/", "Dockerfile", "docker-compose.yml")
+# Left out on purpose: what only serves a checkout.
+NOT_IN_SDIST = (".ci/", ".github/")
 
 RIGHT = "from relay.store.schema import BUILD_REVISION\nrevision: int = BUILD_REVISION\n"
 WRONG = RIGHT.replace("int", "str")
@@ -63,7 +63,7 @@ def check_wheel(wheel: Path) -> Iterator[str]:
 
 
 def check_sdist(sdist: Path) -> Iterator[str]:
-    """Everything that git has, but for what serves a checkout or an image."""
+    """Everything that git has, but for what serves a checkout."""
     with tarfile.open(sdist) as archive:
         members = [member for member in archive.getmembers() if not member.isdir()]
     odd = [member.name for member in members if not member.isfile()]
