@@ -38,18 +38,21 @@ class Front:
         self._database_url = database_url
 
     @asynccontextmanager
-    async def connection(self) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    async def connection(
+        self, client: str = "127.0.0.1"
+    ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
         """One TLS connection, as a client of the world outside has it."""
-        tls = self.nginx.tls
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.nginx.port, ssl=tls)
+        reader, writer = await asyncio.open_connection(
+            "127.0.0.1", self.nginx.port, ssl=self.nginx.tls, local_addr=(client, 0)
+        )
         try:
             async with asyncio.timeout(SECONDS):
                 yield reader, writer
         finally:
             writer.transport.abort()
 
-    async def ask(self, request: bytes) -> Answer:
-        async with self.connection() as (reader, writer):
+    async def ask(self, request: bytes, *, client: str = "127.0.0.1") -> Answer:
+        async with self.connection(client) as (reader, writer):
             writer.write(request)
             return await read_answer(reader)
 
@@ -76,8 +79,10 @@ class Front:
 
 
 @asynccontextmanager
-async def fronting(database_url: str, directory: Path) -> AsyncIterator[Front]:
-    settings = environment(RELAY_DATABASE_URL=database_url, RELAY_ENCRYPTION_KEYS=new_key())
+async def fronting(database_url: str, directory: Path, **more: str) -> AsyncIterator[Front]:
+    """The whole of it on the database; ``more`` are settings of the receivers."""
+    main = {"RELAY_DATABASE_URL": database_url, "RELAY_ENCRYPTION_KEYS": new_key()}
+    settings = environment(**main, **more)
     made = await create_source("shop", "--signing-secret", SECRET, environment=settings)
     webhook = Webhook(f"/webhooks/{made['id']}?api_key={made['api_key']}", SECRET)
     receivers: list[Serving] = []
@@ -322,3 +327,15 @@ async def test_what_a_client_claims_to_be_is_overwritten(tmp_path: Path) -> None
             "x-forwarded-for: 127.0.0.1",
             "x-forwarded-proto: https",
         ]
+
+
+async def test_relay_checks_the_address_that_nginx_saw(database_url: str, tmp_path: Path) -> None:
+    stripe, stranger = "127.0.0.2", "127.0.0.3"
+    checks = {"RELAY_STRIPE_SOURCE_ADDRESSES": stripe, "RELAY_TRUSTED_PROXIES": "127.0.0.1"}
+    async with fronting(database_url, tmp_path, **checks) as front:
+        genuine = front.webhook.request(event(1))
+        claiming = genuine.replace(b"\r\n", f"\r\nx-forwarded-for: {stripe}\r\n".encode(), 1)
+
+        assert (await front.ask(genuine, client=stripe)).status == 200
+        assert (await front.ask(genuine, client=stranger)).status == 403
+        assert (await front.ask(claiming, client=stranger)).status == 403
