@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import shlex
 import stat
 import subprocess
@@ -306,11 +307,81 @@ def test_any_librdkafka_property_passes(name: str, key: str) -> None:
         ("TEST_MOCK_NUM_BROKERS", "plays"),
         ("DR_MSG_CB", "callback"),
         ("ERROR_CB", "callback"),
+        ("ALLOW_AUTO_CREATE_TOPICS", "RELAY_TOPIC_AUTO_CREATE"),
+        ("BROKER_VERSION_FALLBACK", "headers and idempotence"),
+        ("PLUGIN_LIBRARY_PATHS", "change what is sent"),
+        ("INTERNAL_TERMINATION_SIGNAL", "process"),
+        ("GROUP_ID", "no consumer group"),
+        ("ENABLE_AUTO_COMMIT", "no consumer group"),
     ],
 )
 def test_a_harmful_property_is_refused_with_the_reason(name: str, reason: str) -> None:
     with pytest.raises(ConfigError, match=rf"RELAY_KAFKA_{name} cannot be set: .*{reason}"):
         load({f"RELAY_KAFKA_{name}": "1"})
+
+
+def every_property(directory: Path) -> set[str]:
+    """What the installed librdkafka can be told, by its own list."""
+    maps = Path("/proc/self/maps").read_text().split()
+    library = ctypes.CDLL(next(word for word in maps if "/librdkafka" in word))
+    libc = ctypes.CDLL(None)
+    libc.fopen.restype = ctypes.c_void_p
+    table = directory / "properties"
+    stream = ctypes.c_void_p(libc.fopen(bytes(table), b"w"))
+    library.rd_kafka_conf_properties_show(stream)
+    libc.fclose(stream)
+    rows = (line.split("|") for line in table.read_text().splitlines())
+    return {row[0].strip() for row in rows if len(row) > 5 and row[1].strip() in ("*", "C", "P")}
+
+
+def test_every_property_of_librdkafka_was_judged(tmp_path: Path) -> None:
+    """A new version may bring one that breaks the promise: it is looked at before it passes."""
+    found = every_property(tmp_path)
+    assert len(found) > 150
+    # Underscores are for what only a program can set: callbacks, and pointers.
+    settable = {name for name in found if "_" not in name} | {"log_level"}
+    accepted, refused = set(librdkafka.ACCEPTED.split()), librdkafka.REFUSED.keys()
+    assert accepted.isdisjoint(refused)
+    assert settable == accepted | refused | {"bootstrap.servers"}
+
+
+def test_the_properties_that_are_secrets() -> None:
+    secrets = {name for name in librdkafka.ACCEPTED.split() if librdkafka.is_secret(name)}
+    assert secrets == {
+        "sasl.oauthbearer.assertion.private.key.passphrase",
+        "sasl.oauthbearer.assertion.private.key.pem",
+        "sasl.oauthbearer.client.credentials.client.secret",
+        "sasl.oauthbearer.client.secret",
+        "sasl.oauthbearer.config",
+        "sasl.password",
+        "sasl.username",
+        "ssl.key.password",
+        "ssl.key.pem",
+        "ssl.keystore.password",
+    }
+
+
+def test_every_secret_property_can_come_from_a_file(tmp_path: Path) -> None:
+    (tmp_path / "value").write_text("from a file\n", encoding="utf-8")
+    for key in filter(librdkafka.is_secret, librdkafka.ACCEPTED.split()):
+        name = librdkafka.variable_of(key)
+        settings = load({f"{name}_FILE": str(tmp_path / "value")})
+        assert settings.kafka_properties == {key: "from a file"}
+        assert "from a file" in settings.secrets()
+        assert effective(settings)[name] == "(hidden)"
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("SASL_MECHANISM", "SASL_MECHANISMS"),
+        ("LINGER_MS", "QUEUE_BUFFERING_MAX_MS"),
+        ("COMPRESSION_TYPE", "COMPRESSION_CODEC"),
+    ],
+)
+def test_a_property_by_both_of_its_names_is_refused(one: str, other: str) -> None:
+    with pytest.raises(ConfigError, match=f"RELAY_KAFKA_{other} and RELAY_KAFKA_{one} are both"):
+        load({f"RELAY_KAFKA_{one}": "x", f"RELAY_KAFKA_{other}": "y"})
 
 
 @pytest.mark.parametrize(

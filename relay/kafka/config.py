@@ -33,6 +33,10 @@ _DEFAULTS: Final[Mapping[str, Any]] = {
     "topic.metadata.refresh.interval.ms": 30_000,
 }
 _PRODUCER_ONLY: Final = ("compression.", "linger.", "queue.buffering.", "batch.", "sticky.")
+# What only `relay tail` has a use for.
+_CONSUMER_ONLY: Final = (
+    *("check.crcs", "fetch.", "isolation.level", "max.partition.fetch.bytes", "queued."),
+)
 
 
 def connection(bootstrap_servers: str, properties: Mapping[str, str] | None) -> dict[str, str]:
@@ -43,17 +47,21 @@ def connection(bootstrap_servers: str, properties: Mapping[str, str] | None) -> 
 def producer(connection: Mapping[str, str], delivery_timeout_seconds: float) -> dict[str, Any]:
     """The configuration of the producer."""
     timeout = {"message.timeout.ms": int(delivery_timeout_seconds * 1000)}
-    return {**_DEFAULTS, **connection, **_FIXED, **timeout}
+    return {**_DEFAULTS, **_without(_CONSUMER_ONLY, connection), **_FIXED, **timeout}
 
 
 def admin(
     connection: Mapping[str, str], on_error: Callable[[KafkaError], None] | None = None
 ) -> dict[str, Any]:
     """The configuration of an admin client, which does not know what only a producer needs."""
-    shared = {k: v for k, v in connection.items() if not k.startswith(_PRODUCER_ONLY)}
+    shared = _without((*_PRODUCER_ONLY, *_CONSUMER_ONLY), connection)
     # Its troubles are those of the producer beside it, which tells of them.
     on_error = on_error or (lambda _error: None)
     return {"client.id": "relay", **shared, "log_level": 0, "error_cb": on_error}
+
+
+def _without(beginnings: tuple[str, ...], properties: Mapping[str, str]) -> dict[str, str]:
+    return {k: v for k, v in properties.items() if not k.startswith(beginnings)}
 
 
 def refused(error: Exception) -> ConfigError:
