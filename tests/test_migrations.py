@@ -303,7 +303,12 @@ async def test_without_a_schema_the_transaction_stays_good(empty_database_url: s
         (BUILD_REVISION, BUILD_REVISION, True, None),
         (BUILD_REVISION - 1, BUILD_REVISION - 1, False, "run `relay migrate`"),
         (BUILD_REVISION + 3, BUILD_REVISION, True, None),
-        (BUILD_REVISION + 3, BUILD_REVISION + 1, False, "needs a build of revision 3 or later"),
+        (
+            BUILD_REVISION + 3,
+            BUILD_REVISION + 1,
+            False,
+            f"needs a build of revision {BUILD_REVISION + 1} or later",
+        ),
     ],
     ids=["the same", "older", "newer but compatible", "incompatible"],
 )

@@ -11,7 +11,8 @@ import msgspec
 
 from relay.core.errors import RelayError
 from relay.core.event import Event
-from relay.core.routing import lane_of, record_key
+from relay.core.routing import key_of, lane_of, record_key
+from relay.core.source import SourceConfig
 from relay.store.text import storable
 
 # A sample of refused requests is for finding the mistake, not for keeping what anybody sends.
@@ -73,6 +74,44 @@ def new_event(
         body_sha256=sha256(body).digest(),
         lane=lane,
         key_hash=key_hash,
+    )
+
+
+def rejected_event(
+    body: bytes,
+    source: SourceConfig,
+    *,
+    origin: str,
+    signature_header: str | None,
+    code: str,
+    message: str,
+) -> NewEvent:
+    """The row of genuine bytes that are no event which can be relayed: it claims nothing of them.
+
+    Its id is made of the bytes, so that it can never stand in the way of a genuine event.
+    """
+    digest = sha256(body)
+    event_id = f"rejected:{digest.hexdigest()}"
+    lane, key_hash = lane_of(key_of(event_id))
+    return NewEvent(
+        source_id=source.source_id,
+        event_id=event_id,
+        event_type=None,
+        object_type=None,
+        object_id=None,
+        account=None,
+        livemode=None,
+        api_version=None,
+        event_created=None,
+        origin=origin,
+        signature_header=signature_header,
+        body=body,
+        body_sha256=digest.digest(),
+        lane=lane,
+        key_hash=key_hash,
+        dead_code=code,
+        dead_error=message,
+        dead_copy=source.dlq and bool(source.dlq_topic),
     )
 
 

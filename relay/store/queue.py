@@ -192,6 +192,33 @@ async def read_events(pg: asyncpg.Connection, rows: Sequence[QueueRow]) -> dict[
     return events
 
 
+async def find_superseded(
+    pg: asyncpg.Connection, asked: Sequence[tuple[int, int, str, int]]
+) -> set[int]:
+    """Which snapshot events say less than a live event of their object that is in the inbox.
+
+    ``asked`` are inbox id, source, object id and the second at which the page was asked for, in
+    Unix seconds; a live event says more when it was created then or later. Returns inbox ids.
+    """
+    ids, source_ids, object_ids, seconds = zip(*asked, strict=True)
+    found = await pg.fetch(
+        """
+        SELECT w.id
+        FROM unnest($1::bigint[], $2::int[], $3::text[], $4::float8[])
+            AS w (id, source_id, object_id, seconds)
+        WHERE EXISTS (
+            SELECT FROM relay.inbox live
+            WHERE live.object_id = w.object_id AND live.source_id = w.source_id
+              AND live.origin <> 'snapshot' AND live.event_created >= to_timestamp(w.seconds))
+        """,
+        ids,
+        source_ids,
+        object_ids,
+        seconds,
+    )
+    return {row["id"] for row in found}
+
+
 async def park(pg: asyncpg.Connection, parkings: Sequence[Parking]) -> None:
     """Put rows aside and write the history of those that failed by themselves."""
     await pg.execute(

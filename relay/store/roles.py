@@ -15,7 +15,14 @@ from relay.core.errors import ConfigError, RelayError
 from relay.store import ownership
 from relay.store.engine import Database
 
-ROLES = ("relay_migrator", "relay_receiver", "relay_forwarder", "relay_admin", "relay_auditor")
+ROLES = (
+    "relay_migrator",
+    "relay_receiver",
+    "relay_forwarder",
+    "relay_snapshotter",
+    "relay_admin",
+    "relay_auditor",
+)
 
 
 class Group(msgspec.Struct, frozen=True):

@@ -17,7 +17,7 @@ from relay.store import partitions, roles
 from relay.store.engine import Database, driver_of
 from relay.store.trouble import cause_of
 
-BUILD_REVISION = 2
+BUILD_REVISION = 3
 """The newest schema revision that this build knows; the number of the last migration."""
 
 

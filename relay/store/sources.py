@@ -137,6 +137,14 @@ async def list_verifiers(
     return [(_config(row), tuple(row.signing_secrets)) for row in rows]
 
 
+async def list_api_users(
+    connection: AsyncConnection,
+) -> list[tuple[SourceConfig, bytes | None]]:
+    """The same with the sealed Stripe keys, for a role that may not read the signing secrets."""
+    rows = await connection.execute(_without(source.c.signing_secrets))
+    return [(_config(row), row.stripe_api_key) for row in rows]
+
+
 async def find(connection: AsyncConnection, name_or_id: str, *, lock: bool = False) -> Source:
     """A source by its name or public id. Raises ConfigError, with the names that there are."""
     statement = _present().where(or_(source.c.name == name_or_id, source.c.public_id == name_or_id))

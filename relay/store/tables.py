@@ -13,6 +13,7 @@ from sqlalchemy import (
     CheckConstraint,
     Column,
     DateTime,
+    Double,
     ForeignKey,
     Identity,
     Index,
@@ -345,8 +346,18 @@ snapshot = Table(
     _moment("created_before"),
     _moment("started_at", nullable=False, default_now=True),
     _moment("finished_at"),
+    Column("resources", ARRAY(Text), nullable=False, server_default="{}"),
+    Column("by_parent", ARRAY(Text), nullable=False, server_default="{}"),
+    Column("livemode", Boolean, comment="the mode of the Stripe key"),
+    _moment("window_until"),
+    Column("last_error", Text),
     CheckConstraint(
         "state IN ('running', 'paused', 'finished', 'failed', 'cancelled')", name="state"
+    ),
+    Index(
+        "snapshot_open_idx",
+        "id",
+        postgresql_where=text("state = 'running'"),
     ),
     comment="A backfill from the Stripe API.",
 )
@@ -367,11 +378,45 @@ snapshot_range = Table(
     _moment("updated_at"),
     _moment("finished_at"),
     Column("last_error", Text),
+    Column("pass", SmallInteger, nullable=False, server_default="0", key="pass_"),
+    _moment("last_created"),
+    Column("requests", BigInteger, nullable=False, server_default="0"),
+    Column("limited", BigInteger, nullable=False, server_default="0"),
+    Column("failures", Integer, nullable=False, server_default="0"),
+    _moment("wait_until"),
+    Column("wait_reason", Text),
+    Column("parents", ARRAY(Text)),
+    Column("parents_cursor", Text),
+    Column("parents_done", Boolean, nullable=False, server_default="false"),
     CheckConstraint(
         "state IN ('running', 'paused', 'finished', 'failed', 'cancelled')", name="state"
     ),
     CheckConstraint("objects >= 0 AND pages >= 0", name="counts"),
+    Index(
+        "snapshot_range_open_idx",
+        "snapshot_id",
+        "resource",
+        postgresql_where=text("state = 'running'"),
+    ),
     comment="A half-open window of creation times of one resource, with the cursor inside it.",
+)
+
+api_rate = Table(
+    "api_rate",
+    metadata,
+    Column("account", Text, nullable=False, comment="hash of the Stripe key"),
+    Column("endpoint", Text, nullable=False, comment="path, or empty for all of them together"),
+    _moment("next_at", nullable=False, default_now=True),
+    Column("factor", Double, nullable=False, server_default="1"),
+    _moment("slowed_at", nullable=False, default_now=True),
+    PrimaryKeyConstraint("account", "endpoint"),
+    CheckConstraint("factor > 0 AND factor <= 1", name="factor"),
+    comment="When the next request to the Stripe API may be sent, for all processes together.",
+    postgresql_with={
+        "fillfactor": "50",
+        "autovacuum_vacuum_scale_factor": "0",
+        "autovacuum_vacuum_threshold": "1000",
+    },
 )
 
 completeness_check = Table(

@@ -14,11 +14,12 @@ from relay.store.roles import ROLES
 LOGINS = {
     "receiver": ["relay_receiver"],
     "forwarder": ["relay_forwarder"],
+    "snapshotter": ["relay_snapshotter"],
     "admin": ["relay_admin"],
     "migrator": ["relay_migrator"],
     "auditor": ["relay_auditor"],
     # A process of several roles.
-    "services": ["relay_receiver", "relay_forwarder", "relay_admin"],
+    "services": ["relay_receiver", "relay_forwarder", "relay_snapshotter", "relay_admin"],
 }
 _PASSWORD = "for-tests-only"
 

@@ -8,8 +8,8 @@ BEGIN
     IF to_regclass('relay.compatibility') IS NULL THEN
         RETURN;
     END IF;
-    IF (SELECT revision FROM relay.compatibility) <> 2 THEN
-        RAISE EXCEPTION 'the schema is at revision %, and these grants are for revision 2',
+    IF (SELECT revision FROM relay.compatibility) <> 3 THEN
+        RAISE EXCEPTION 'the schema is at revision %, and these grants are for revision 3',
             (SELECT revision FROM relay.compatibility)
             USING ERRCODE = 'object_not_in_prerequisite_state',
                   HINT = 'Run `relay migrate` of the same release first.';
@@ -21,27 +21,29 @@ BEGIN
           AND c.relname !~ '^(inbox|receipt)_p[0-9]{8}'
     LOOP
         EXECUTE format('REVOKE ALL ON TABLE %s FROM PUBLIC, relay_receiver, relay_forwarder,'
-            ' relay_admin, relay_auditor', found.name);
+            ' relay_snapshotter, relay_admin, relay_auditor', found.name);
     END LOOP;
-    REVOKE ALL ON ALL FUNCTIONS IN SCHEMA relay
-        FROM PUBLIC, relay_receiver, relay_forwarder, relay_admin, relay_auditor;
-    REVOKE ALL ON SCHEMA relay
-        FROM PUBLIC, relay_receiver, relay_forwarder, relay_admin, relay_auditor;
+    REVOKE ALL ON ALL FUNCTIONS IN SCHEMA relay FROM PUBLIC, relay_receiver, relay_forwarder,
+        relay_snapshotter, relay_admin, relay_auditor;
+    REVOKE ALL ON SCHEMA relay FROM PUBLIC, relay_receiver, relay_forwarder, relay_snapshotter,
+        relay_admin, relay_auditor;
 
     -- Everybody: find the schema, and tell whether it is the right one.
-    GRANT USAGE ON SCHEMA relay TO relay_receiver, relay_forwarder, relay_admin, relay_auditor;
+    GRANT USAGE ON SCHEMA relay
+        TO relay_receiver, relay_forwarder, relay_snapshotter, relay_admin, relay_auditor;
     GRANT SELECT ON relay.compatibility
-        TO relay_receiver, relay_forwarder, relay_admin, relay_auditor;
+        TO relay_receiver, relay_forwarder, relay_snapshotter, relay_admin, relay_auditor;
     -- Every service: /metrics, and partitions ahead.
-    GRANT SELECT ON relay.lag TO relay_receiver, relay_forwarder;
+    GRANT SELECT ON relay.lag TO relay_receiver, relay_forwarder, relay_snapshotter;
     GRANT EXECUTE ON FUNCTION relay.make_partition(timestamptz, timestamptz)
-        TO relay_receiver, relay_forwarder, relay_admin;
-    GRANT USAGE ON SEQUENCE relay.arrival TO relay_receiver, relay_forwarder, relay_admin;
+        TO relay_receiver, relay_forwarder, relay_snapshotter, relay_admin;
+    GRANT USAGE ON SEQUENCE relay.arrival
+        TO relay_receiver, relay_forwarder, relay_snapshotter, relay_admin;
     -- The settings of the sources, without their secrets.
     GRANT SELECT (id, public_id, name, resources, unselected, default_topic, metadata, fan_out, dlq,
             dlq_topic, topic_prefix, route_by, tombstones, tolerance, mode, insecure, created_at,
             updated_at, deleted_at, paused_at, halted_at, halted_code, halted_error, halted_number)
-        ON relay.source TO relay_receiver, relay_forwarder;
+        ON relay.source TO relay_receiver, relay_forwarder, relay_snapshotter;
 
     -- The receiver faces the internet: it adds, and reads no more than a check of a signature takes.
     GRANT SELECT (signing_secrets) ON relay.source TO relay_receiver;
@@ -63,6 +65,18 @@ BEGIN
     -- To lock a row takes a right to change it; nobody changes this one.
     GRANT SELECT, UPDATE (lane) ON relay.lane TO relay_forwarder, relay_admin;
 
+    -- The snapshotter adds as the receiver does, and moves its cursors forward.
+    GRANT SELECT (stripe_api_key) ON relay.source TO relay_snapshotter;
+    GRANT INSERT ON relay.event_key, relay.inbox, relay.queue, relay.dead_letter
+        TO relay_snapshotter;
+    GRANT SELECT (inbox_id) ON relay.event_key TO relay_snapshotter;
+    -- How much waits, so that live events are not held up.
+    GRANT SELECT (source_id, lane, number, key_hash, visible_at) ON relay.queue
+        TO relay_snapshotter;
+    GRANT SELECT, UPDATE (state, window_until, last_error, finished_at) ON relay.snapshot
+        TO relay_snapshotter;
+    GRANT SELECT, INSERT, UPDATE ON relay.snapshot_range, relay.api_rate TO relay_snapshotter;
+
     -- The operator at the command line. Evidence can be added, never changed.
     GRANT SELECT, INSERT, UPDATE ON relay.source TO relay_admin;
     GRANT SELECT, INSERT, UPDATE (expires_at), DELETE ON relay.api_key TO relay_admin;
@@ -70,13 +84,16 @@ BEGIN
     GRANT SELECT, INSERT, UPDATE (visible_at), DELETE ON relay.queue TO relay_admin;
     GRANT SELECT, UPDATE (replayed_at, discarded_at) ON relay.dead_letter TO relay_admin;
     GRANT SELECT, INSERT ON relay.receipt, relay.operator_log TO relay_admin;
-    GRANT SELECT ON relay.inbox, relay.event_key, relay.batch_note, relay.attempt, relay.snapshot,
-        relay.snapshot_range, relay.completeness_check TO relay_admin;
+    GRANT SELECT ON relay.inbox, relay.event_key, relay.batch_note, relay.attempt, relay.api_rate,
+        relay.completeness_check TO relay_admin;
+    GRANT SELECT, INSERT, UPDATE (state, finished_at, last_error) ON relay.snapshot TO relay_admin;
+    GRANT SELECT, INSERT, UPDATE (state, failures, wait_until, wait_reason, updated_at, last_error)
+        ON relay.snapshot_range TO relay_admin;
 
     -- Who only looks: the views, the bodies, and what operators did.
     GRANT SELECT ON relay.events, relay.pending_events, relay.failed_events, relay.deliveries,
-        relay.dead_letters, relay.snapshot_progress, relay.lag, relay.completeness,
-        relay.operator_log TO relay_auditor, relay_admin;
+        relay.dead_letters, relay.snapshots, relay.snapshot_progress, relay.lag,
+        relay.completeness, relay.operator_log TO relay_auditor, relay_admin;
     GRANT EXECUTE ON FUNCTION relay.body(bigint), relay.body_text(bigint), relay.readable(bytea)
         TO relay_auditor, relay_admin;
     -- So that `relay events list --source NAME` can tell a name that there never was.

@@ -1,4 +1,4 @@
--- The roles of relay: five groups without a login, and who owns the schema.
+-- The roles of relay: six groups without a login, and who owns the schema.
 -- Say it again as often as you like: it makes what is missing and leaves what is there.
 SET LOCAL lock_timeout = '5s';
 SELECT pg_advisory_xact_lock(491327873401);
@@ -11,7 +11,7 @@ DECLARE
                          THEN 'SET' ELSE 'MEMBER' END;
 BEGIN
     FOREACH wanted IN ARRAY ARRAY['relay_migrator', 'relay_receiver', 'relay_forwarder',
-                                  'relay_admin', 'relay_auditor'] LOOP
+                                  'relay_snapshotter', 'relay_admin', 'relay_auditor'] LOOP
         BEGIN
             IF to_regrole(wanted) IS NULL THEN
                 EXECUTE format('CREATE ROLE %I NOLOGIN', wanted);

@@ -1,0 +1,337 @@
+"""The work of snapshots: ranges that are claimed, read a page further and given back.
+
+A range that is locked belongs to the transaction that locked it: the page's rows, the cursor and
+the counts are committed together, and a process that dies lets go of its ranges where they stood
+before the page in hand.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Literal
+
+import asyncpg
+import msgspec
+
+from relay.core.scan import Position
+from relay.store.text import storable
+
+Ending = Literal["finished", "failed"]
+
+
+class Range(msgspec.Struct, frozen=True, kw_only=True):
+    """A claimed range with what its snapshot says about it.
+
+    ``at`` is the scan of the resource's list; where it is read parent by parent, that of the
+    parents, ``parents`` are those whose own lists are still to be read, the first one's down to
+    ``child_cursor``. Otherwise ``parents`` is None. ``failures`` counts attempts at the page in
+    hand.
+    """
+
+    id: int
+    snapshot_id: str
+    source_id: int
+    resource: str
+    pass_: int
+    at: Position
+    api_version: str
+    livemode: bool
+    created_after: int | None
+    created_before: int | None
+    failures: int
+    parents: tuple[str, ...] | None
+    parents_done: bool
+    child_cursor: str | None
+
+
+# The one that has waited longest, so that all resources and snapshots get their turn.
+_CLAIM = """
+SELECT g.id, g.snapshot_id, n.source_id, g.resource, g.pass, g.created_from, g.created_until,
+       g.cursor, g.last_created, g.failures, g.parents, g.parents_cursor, g.parents_done,
+       n.api_version, n.livemode, n.created_after, n.created_before, n.window_until
+FROM relay.snapshot_range g JOIN relay.snapshot n ON n.id = g.snapshot_id
+WHERE g.state = 'running' AND n.state = 'running'
+  AND (g.wait_until IS NULL OR g.wait_until <= clock_timestamp())
+ORDER BY g.updated_at NULLS FIRST, g.id LIMIT 1
+FOR NO KEY UPDATE OF g SKIP LOCKED
+"""
+
+BEGIN = (
+    "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;"
+    "SET LOCAL synchronous_commit = on;"
+    "SET LOCAL idle_in_transaction_session_timeout = {idle_ms}"
+)
+
+
+async def claim(pg: asyncpg.Connection) -> Range | None:
+    """Lock a range that can be read on, for as long as the caller's transaction lasts."""
+    row = await pg.fetchrow(_CLAIM)
+    if row is None:
+        return None
+    parents = row["parents"]
+    until = row["created_until"] or row["window_until"]
+    return Range(
+        id=row["id"],
+        snapshot_id=row["snapshot_id"],
+        source_id=row["source_id"],
+        resource=row["resource"],
+        pass_=row["pass"],
+        at=Position(
+            created_from=_seconds(row["created_from"]),
+            created_until=_seconds(until),
+            cursor=row["cursor"] if parents is None else row["parents_cursor"],
+            last_created=_seconds(row["last_created"]),
+        ),
+        api_version=row["api_version"],
+        livemode=row["livemode"],
+        created_after=_seconds(row["created_after"]),
+        created_before=_seconds(row["created_before"]),
+        failures=row["failures"],
+        parents=None if parents is None else tuple(parents),
+        parents_done=row["parents_done"],
+        child_cursor=None if parents is None else row["cursor"],
+    )
+
+
+class Step(msgspec.Struct, frozen=True, kw_only=True):
+    """What one page changes about its range."""
+
+    at: Position
+    parents: tuple[str, ...] | None
+    parents_done: bool
+    child_cursor: str | None
+    done: bool
+
+
+async def step(pg: asyncpg.Connection, claimed: Range, step: Step, *, objects: int) -> None:
+    """Move a claimed range forward by a page, of which ``objects`` were new.
+
+    In the transaction that stores them.
+    """
+    await pg.execute(
+        """
+        WITH frozen AS (
+            UPDATE relay.snapshot SET window_until = $3::timestamptz
+            WHERE id = $11 AND window_until IS NULL AND $3::timestamptz IS NOT NULL
+        )
+        UPDATE relay.snapshot_range
+        SET created_from = $2, created_until = $3, cursor = $4, last_created = $5,
+            objects = objects + $6, pages = pages + 1,
+            parents = $7, parents_cursor = $8, parents_done = $9,
+            state = CASE WHEN $10 THEN 'finished' ELSE state END,
+            finished_at = CASE WHEN $10 THEN clock_timestamp() END,
+            started_at = coalesce(started_at, clock_timestamp()), updated_at = clock_timestamp(),
+            failures = 0, wait_until = NULL, wait_reason = NULL
+        WHERE id = $1
+        """,
+        claimed.id,
+        _moment(step.at.created_from),
+        _moment(step.at.created_until),
+        step.at.cursor if step.parents is None else step.child_cursor,
+        _moment(step.at.last_created),
+        objects,
+        None if step.parents is None else list(step.parents),
+        None if step.parents is None else step.at.cursor,
+        step.parents_done,
+        step.done,
+        claimed.snapshot_id,
+    )
+
+
+async def add_reader(pg: asyncpg.Connection, claimed: Range, older: Position, most: int) -> bool:
+    """Make a second range of the older half of a claimed one, unless ``most`` are at work already.
+
+    The caller has cut the claimed one down in the same transaction when this returns True.
+    """
+    made = await pg.execute(
+        """
+        INSERT INTO relay.snapshot_range
+            (snapshot_id, resource, pass, state, created_from, created_until, parents)
+        SELECT $1, $2, $3, 'running', $4, $5, $6
+        WHERE (SELECT count(*) FROM relay.snapshot_range
+               WHERE snapshot_id = $1 AND resource = $2 AND pass = $3 AND state = 'running') < $7
+        """,
+        claimed.snapshot_id,
+        claimed.resource,
+        claimed.pass_,
+        _moment(older.created_from),
+        _moment(older.created_until),
+        None if claimed.parents is None else [],
+        most,
+    )
+    return int(made.split()[-1]) > 0
+
+
+async def reposition(pg: asyncpg.Connection, claimed: Range, step: Step) -> None:
+    """Move a claimed range without a page: what its cursor names is gone."""
+    await pg.execute(
+        """
+        UPDATE relay.snapshot_range
+        SET created_until = $2, cursor = $3, parents = $4, parents_cursor = $5,
+            state = CASE WHEN $6 THEN 'finished' ELSE state END,
+            finished_at = CASE WHEN $6 THEN clock_timestamp() END,
+            updated_at = clock_timestamp()
+        WHERE id = $1
+        """,
+        claimed.id,
+        _moment(step.at.created_until),
+        step.at.cursor if step.parents is None else step.child_cursor,
+        None if step.parents is None else list(step.parents),
+        None if step.parents is None else step.at.cursor,
+        step.done,
+    )
+
+
+async def count_request(pg: asyncpg.Connection, claimed: Range) -> None:
+    """One more request to the Stripe API, whatever comes of it."""
+    await pg.execute(
+        "UPDATE relay.snapshot_range SET requests = requests + 1 WHERE id = $1", claimed.id
+    )
+
+
+async def wait(
+    pg: asyncpg.Connection,
+    claimed: Range,
+    *,
+    seconds: float,
+    reason: str,
+    failed: bool,
+    limited: bool = False,
+) -> None:
+    """Have a claimed range rest: after a failed request, or because its turn is later."""
+    await pg.execute(
+        """
+        UPDATE relay.snapshot_range
+        SET wait_until = clock_timestamp() + make_interval(secs => $2), wait_reason = $3,
+            failures = failures + $4::boolean::integer,
+            limited = limited + $5::boolean::integer,
+            last_error = CASE WHEN $4::boolean THEN $3 ELSE last_error END,
+            started_at = coalesce(started_at, clock_timestamp()), updated_at = clock_timestamp()
+        WHERE id = $1
+        """,
+        claimed.id,
+        seconds,
+        storable(reason),
+        failed,
+        limited,
+    )
+
+
+async def fail_snapshot(pg: asyncpg.Connection, claimed: Range, error: str) -> None:
+    """End a whole snapshot for good, like ``fail_resource``; its locked ranges follow by and by."""
+    await pg.execute(
+        """
+        UPDATE relay.snapshot SET state = 'failed', last_error = $2, finished_at = clock_timestamp()
+        WHERE id = $1 AND state = 'running'
+        """,
+        claimed.snapshot_id,
+        storable(error),
+    )
+
+
+async def fail_resource(pg: asyncpg.Connection, claimed: Range, error: str) -> None:
+    """End a resource of a snapshot for good; `relay snapshot resume` takes it up again.
+
+    On a claimed range. The others of the resource that are being read end at their next page.
+    """
+    await pg.execute(
+        """
+        UPDATE relay.snapshot_range
+        SET state = 'failed', last_error = $3, wait_until = NULL, wait_reason = NULL,
+            updated_at = clock_timestamp()
+        WHERE id IN (
+            SELECT id FROM relay.snapshot_range
+            WHERE snapshot_id = $1 AND resource = $2 AND state = 'running'
+            FOR NO KEY UPDATE SKIP LOCKED)
+        """,
+        claimed.snapshot_id,
+        claimed.resource,
+        storable(error),
+    )
+
+
+async def close_snapshots(pg: asyncpg.Connection) -> list[tuple[str, str]]:
+    """End the snapshots of which nothing is left to read; their ids and how they ended.
+
+    In a transaction of its own, after that of a range: of two that end at the same moment neither
+    sees the other's.
+    """
+    await pg.execute(
+        """
+        UPDATE relay.snapshot_range g
+        SET state = 'failed', last_error = coalesce(n.last_error, g.last_error),
+            wait_until = NULL, wait_reason = NULL, updated_at = clock_timestamp()
+        FROM relay.snapshot n
+        WHERE n.id = g.snapshot_id AND n.state = 'failed' AND g.state = 'running'
+        """
+    )
+    ended = await pg.fetch(
+        """
+        UPDATE relay.snapshot n
+        SET state = CASE
+                WHEN EXISTS (SELECT FROM relay.snapshot_range
+                             WHERE snapshot_id = n.id AND state = 'failed') THEN 'failed'
+                WHEN EXISTS (SELECT FROM relay.snapshot_range
+                             WHERE snapshot_id = n.id AND state = 'cancelled') THEN 'cancelled'
+                ELSE 'finished' END,
+            finished_at = clock_timestamp()
+        WHERE n.state = 'running'
+          AND NOT EXISTS (SELECT FROM relay.snapshot_range
+                          WHERE snapshot_id = n.id AND state IN ('running', 'paused'))
+        RETURNING n.id, n.state
+        """
+    )
+    return [(row["id"], row["state"]) for row in ended]
+
+
+async def find_frozen(pg: asyncpg.Connection, frozen_seconds: float) -> list[int]:
+    """The backends whose transactions have held ranges for too long; see `queue.find_frozen`."""
+    found = await pg.fetch(
+        """
+        SELECT DISTINCT a.pid
+        FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
+        WHERE l.relation = 'relay.snapshot_range'::regclass AND l.mode = 'RowShareLock'
+          AND l.granted
+          AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+          AND a.xact_start < clock_timestamp() - make_interval(secs => $1)
+          AND a.pid <> pg_backend_pid()
+        """,
+        frozen_seconds,
+    )
+    return [row["pid"] for row in found]
+
+
+async def has_claimable_work(pg: asyncpg.Connection, most: int) -> bool:
+    """Whether the queue holds more than ``most`` rows that a forwarder could take now.
+
+    Rows of paused and halted sources do not count, nor do parked ones and what waits behind them.
+    Never reads many more than ``most`` rows.
+    """
+    found: bool = await pg.fetchval(
+        """
+        SELECT count(*) > $1 FROM (
+            SELECT FROM relay.source s CROSS JOIN LATERAL (
+                SELECT FROM relay.queue q
+                WHERE q.source_id = s.id AND (q.visible_at IS NULL OR q.visible_at <= now())
+                  AND NOT EXISTS (
+                      SELECT FROM relay.queue p
+                      WHERE p.source_id = q.source_id AND p.lane = q.lane
+                        AND p.key_hash = q.key_hash AND p.number < q.number
+                        AND p.visible_at > now())
+                LIMIT $1 + 1
+            ) q
+            WHERE s.paused_at IS NULL AND s.halted_at IS NULL AND s.deleted_at IS NULL
+            LIMIT $1 + 1
+        ) claimable
+        """,
+        most,
+    )
+    return found
+
+
+def _moment(seconds: int | None) -> datetime | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+
+
+def _seconds(moment: datetime | None) -> int | None:
+    return None if moment is None else int(moment.timestamp())
