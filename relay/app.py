@@ -17,6 +17,7 @@ from typing import Literal, cast, get_args
 
 import structlog
 
+from relay import snapshotter
 from relay.admin import AdminServer
 from relay.core.errors import ConfigError
 from relay.forwarder import Forwarder, ForwarderCounters, Recovery, Shared
@@ -33,7 +34,7 @@ from relay.store.trouble import explain
 
 _log = structlog.get_logger("relay.app")
 
-Role = Literal["receiver", "forwarder", "admin"]
+Role = Literal["receiver", "forwarder", "snapshotter", "admin"]
 ROLES: tuple[Role, ...] = get_args(Role)
 
 _BACKOFF_SECONDS = (0.2, 5.0)
@@ -41,6 +42,8 @@ _BACKOFF_SECONDS = (0.2, 5.0)
 # there is more than one can do. All three looking often cost a tenth of a core while idle.
 _SCOUT_SECONDS = 0.02
 _FOLLOWER_SECONDS = 0.25
+# Nobody waits for the first page of a snapshot.
+_READER_SECONDS = 0.5
 
 
 class Loop:
@@ -141,6 +144,7 @@ class App:
         self._tasks: list[asyncio.Task[None]] = []
         self._forwarding: list[asyncio.Task[None]] = []
         self._kafka: Kafka | None = None
+        self._snapshots: snapshotter.Shared | None = None
         self.receiver: Receiver | None = None
         self.admin: AdminServer | None = None
 
@@ -153,6 +157,8 @@ class App:
         if "receiver" in self._roles:
             self.receiver = await self._start_receiver(Seal(settings.encryption_keys))
         counters = None if self._kafka is None else self._start_forwarder(self._kafka)
+        if "snapshotter" in self._roles:
+            self._start_snapshotter(Seal(settings.encryption_keys))
         janitor = Janitor(self.database, retention_days=settings.retention_days)
         self._spawn("janitor", janitor.run_once, 60.0)
         metrics = Metrics(
@@ -209,6 +215,18 @@ class App:
         self._spawn("recovery", Recovery(shared).run_once, 1.0)
         return shared.counters
 
+    def _start_snapshotter(self, seal: Seal) -> None:
+        shared = snapshotter.Shared(self.database, seal, self._settings)
+        for number in range(self._settings.snapshot_connections):
+            loop = Loop(
+                f"snapshotter-{number}",
+                snapshotter.Snapshotter(shared).run_once,
+                idle_seconds=_READER_SECONDS,
+            )
+            self._forwarding.append(asyncio.create_task(loop.run(self._stop_intake)))
+        self._spawn("snapshot-upkeep", snapshotter.Upkeep(shared).run_once, 5.0)
+        self._snapshots = shared
+
     def _spawn(self, name: str, run_once: Callable[[], Awaitable[int]], idle: float) -> None:
         loop = Loop(name, run_once, idle_seconds=idle)
         self._tasks.append(asyncio.create_task(loop.run(self._stop_rest), name=name))
@@ -228,6 +246,8 @@ class App:
             await _finish(self._tasks, min(ends - loop.time(), 3.0))
             if self._kafka is not None:
                 await self._kafka.close()
+            if self._snapshots is not None:
+                await self._snapshots.close()
             if self.admin is not None:
                 await self.admin.stop()
         _log.info("app.stopped")

@@ -45,7 +45,10 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("RELAY_STRIPE_SOURCE_ADDRESSES_FILE", "stripe_source_addresses_file", Path),
     Variable("RELAY_TRUSTED_PROXIES", "trusted_proxies", parsers.networks),
     Variable("RELAY_STRIPE_API_BASE", "stripe_api_base", parsers.web_url),
+    Variable("RELAY_STRIPE_RATE_SHARE", "stripe_rate_share", parsers.share),
     Variable("RELAY_STRIPE_TIMEOUT_SECONDS", "stripe_timeout_seconds", parsers.seconds(0.1)),
+    Variable("RELAY_SNAPSHOT_CONNECTIONS", "snapshot_connections", parsers.whole(1, 64)),
+    Variable("RELAY_SNAPSHOT_QUEUE_ROWS", "snapshot_queue_rows", parsers.whole(1, 10_000_000)),
     Variable("RELAY_TOPIC_AUTO_CREATE", "topic_auto_create", parsers.boolean),
     Variable("RELAY_TOPIC_PARTITIONS", "topic_partitions", parsers.whole(1, 10_000)),
     Variable(
@@ -223,6 +226,9 @@ def _cross_check(settings: Settings) -> None:
         "RELAY_STRIPE_SOURCE_ADDRESSES and RELAY_STRIPE_SOURCE_ADDRESSES_FILE are both set:"
         " keep one of them": not settings.stripe_source_addresses
         or settings.stripe_source_addresses_file is None,
+        "RELAY_STRIPE_TIMEOUT_SECONDS must be two seconds below RELAY_FROZEN_AFTER_SECONDS: a slow"
+        " answer of Stripe would be taken for a frozen process": settings.stripe_timeout_seconds + 2
+        <= settings.frozen_after_seconds,
         "RELAY_BACKOFF_CAP_SECONDS must not be below RELAY_BACKOFF_BASE_SECONDS": (
             settings.backoff_base_seconds <= settings.backoff_cap_seconds
         ),

@@ -61,9 +61,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     trusted_proxies: tuple[Network, ...] = ()
     """Whose X-Forwarded-For is believed when a webhook's address is looked at."""
     stripe_api_base: str = "https://api.stripe.com"
-    stripe_timeout_seconds: float = 80.0
-    """How long one request to Stripe may take, to the last byte of the answer; what Stripe's own
-    packages allow."""
+    stripe_rate_share: float = 0.5
+    """How much of Stripe's rate limits snapshots may use; the account's own requests have them too.
+    """
+    stripe_timeout_seconds: float = 15.0
+    """How long one request to Stripe may take, to the last byte of the answer."""
+    snapshot_connections: int = 4
+    """Pages that one process asks for at once."""
+    snapshot_queue_rows: int = 5000
+    """Claimable events in the queue, about a second's work, above which snapshots pause."""
     topic_auto_create: bool = True
     topic_partitions: int = 6
     topic_replication_factor: int = -1
@@ -109,9 +115,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def database_pool_size(self) -> int:
-        """The connections to PostgreSQL that a process keeps."""
-        # Per forwarder one that claims and one for its note; the rest in their turn.
-        return self.forwarder_connections * 2 + 6
+        """The connections to PostgreSQL that a process with all roles keeps."""
+        # Per forwarder one that claims and one for its note, per reader of a snapshot one that
+        # holds its range and one for the rate beside it; the rest in their turn.
+        return self.forwarder_connections * 2 + self.snapshot_connections * 2 + 6
 
     def require_database_url(self) -> str:
         """The database, for the commands that need one (all but a few)."""

@@ -2,13 +2,12 @@
 
 from relay.stripe.answer import Answer, Delayed, ListedObject, Page, Refused
 from relay.stripe.api import StripeApi
-from relay.stripe.fetch import Pace, fetch_page
+from relay.stripe.fetch import fetch_page
 
 __all__ = [
     "Answer",
     "Delayed",
     "ListedObject",
-    "Pace",
     "Page",
     "Refused",
     "StripeApi",

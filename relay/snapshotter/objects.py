@@ -1,0 +1,64 @@
+"""Objects of a page become events of the inbox. Pure."""
+
+from __future__ import annotations
+
+from relay.core.errors import UnusableEvent
+from relay.core.event import peek
+from relay.core.routing import json_string
+from relay.core.source import SourceConfig
+from relay.store.inbox import NewEvent, new_event, rejected_event
+from relay.store.ranges import Range
+from relay.stripe import ListedObject
+
+ORIGIN = "snapshot"
+
+
+def event_id_of(snapshot_id: str, object_id: str) -> str:
+    """The same whenever the object is read again in the same snapshot, which deduplicates it."""
+    return f"snap_{snapshot_id}_{object_id}"
+
+
+def is_wanted(claimed: Range, listed: ListedObject) -> bool:
+    """Whether an object lies in the window that was asked for; Stripe may not have filtered it."""
+    created = listed.created
+    if created is None:
+        return True
+    return (claimed.created_after is None or created >= claimed.created_after) and (
+        claimed.created_before is None or created < claimed.created_before
+    )
+
+
+def event_of(
+    claimed: Range, listed: ListedObject, requested_at: int, source: SourceConfig
+) -> NewEvent:
+    """The event of one object; its tokens stand in the body as Stripe sent them.
+
+    ``requested_at`` is the second, in Stripe's time, at which the page was asked for.
+    """
+    body = b"".join(
+        (
+            b'{"id":',
+            json_string(event_id_of(claimed.snapshot_id, listed.id)),
+            b',"object":"event","api_version":',
+            json_string(claimed.api_version),
+            b',"created":%d' % requested_at,
+            b',"livemode":true' if claimed.livemode else b',"livemode":false',
+            b',"type":',
+            json_string(f"{claimed.resource}.snapshot"),
+            b',"data":{"object":',
+            listed.raw,
+            b"}}",
+        )
+    )
+    try:
+        event = peek(body)
+    except UnusableEvent as error:
+        return rejected_event(
+            body,
+            source,
+            origin=ORIGIN,
+            signature_header=None,
+            code=error.code,
+            message=error.message,
+        )
+    return new_event(event, body, source_id=source.source_id, origin=ORIGIN, signature_header=None)

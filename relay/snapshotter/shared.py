@@ -1,0 +1,171 @@
+"""What the readers of one process have in common: the ways to Stripe, their rates, the counts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Mapping
+from hashlib import sha256
+
+import msgspec
+
+from relay.core.errors import ConfigError
+from relay.core.source import SourceConfig
+from relay.settings import Settings
+from relay.store import ranges, rates, sources
+from relay.store.engine import Database
+from relay.store.sealing import Seal
+from relay.stripe import StripeApi
+
+ACCOUNT_RATE: Mapping[str, float] = {"live": 100.0, "test": 25.0}
+ENDPOINT_RATE = 25.0
+"""Stripe's own limits in requests a second, see https://docs.stripe.com/rate-limits."""
+
+LONGEST_TURN_SECONDS = 1.0
+"""A turn that comes later than this is not waited for with a range in hand."""
+
+_SOURCES_SECONDS = 1.0
+_QUEUE_SECONDS = 0.2
+
+
+class Counters:
+    """Plain numbers since the start of the process."""
+
+    def __init__(self) -> None:
+        self.pages: Counter[str] = Counter()
+        """Pages stored, by resource."""
+        self.objects: Counter[str] = Counter()
+        """Objects that were new to their snapshot, by resource."""
+        self.requests = 0
+        """Requests to the API, failed ones and repetitions included."""
+        self.failures: Counter[str] = Counter()
+        """Requests without a page at the end, by verdict."""
+
+
+class NotNowError(Exception):
+    """The turn of a request comes so late that its range is better given back."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"in {seconds:.1f} s")
+        self.seconds = seconds
+
+
+class Account(msgspec.Struct, frozen=True):
+    """The way to the API of one source."""
+
+    config: SourceConfig
+    api: StripeApi
+    rate_key: str
+    """By what its rate is shared: sources with the same Stripe key share it."""
+
+
+class Shared:
+    """What the readers of one process have in common."""
+
+    def __init__(self, database: Database, seal: Seal, settings: Settings) -> None:
+        self.database = database
+        self.settings = settings
+        self.counters = Counters()
+        self._seal = seal
+        self._accounts: dict[int, Account | str] = {}
+        self._sealed: dict[int, bytes | None] = {}
+        self._sources_at = -_SOURCES_SECONDS
+        self._queue_at = -_QUEUE_SECONDS
+        self._queue_full = False
+        self._clocks: set[tuple[str, str]] = set()
+        self._loading = asyncio.Lock()
+
+    async def account(self, source_id: int) -> Account | str:
+        """The way to a source's API, or why there is none."""
+        async with self._loading:
+            now = asyncio.get_running_loop().time()
+            if now - self._sources_at >= _SOURCES_SECONDS or source_id not in self._accounts:
+                await self._load()
+                self._sources_at = now
+        return self._accounts.get(source_id, "the source was deleted")
+
+    async def _load(self) -> None:
+        async with self.database.begin() as connection:
+            found = await sources.list_api_users(connection)
+        accounts: dict[int, Account | str] = {}
+        for config, sealed in found:
+            source_id = config.source_id
+            known = self._accounts.get(source_id)
+            if isinstance(known, Account) and self._sealed.get(source_id) == sealed:
+                accounts[source_id] = msgspec.structs.replace(known, config=config)
+            else:
+                accounts[source_id] = self._connect(config, sealed)
+            self._sealed[source_id] = sealed
+        gone = [
+            each.api
+            for source_id, each in self._accounts.items()
+            if isinstance(each, Account)
+            and (not isinstance(kept := accounts.get(source_id), Account) or kept.api != each.api)
+        ]
+        self._accounts = accounts
+        for api in gone:
+            await api.close()
+
+    def _connect(self, config: SourceConfig, sealed: bytes | None) -> Account | str:
+        if sealed is None:
+            return (
+                f"source {config.name} has no Stripe key any more:"
+                f" `relay source update {config.name} --stripe-api-key …`"
+            )
+        try:
+            key = self._seal.open(sealed).decode()
+            api = StripeApi(
+                self.settings.stripe_api_base,
+                key,
+                connections=self.settings.snapshot_connections,
+                timeout_seconds=self.settings.stripe_timeout_seconds,
+            )
+        except ConfigError as error:
+            return error.message
+        return Account(config, api, sha256(b"relay.rate:" + key.encode()).hexdigest()[:16])
+
+    async def has_room(self) -> bool:
+        """Whether the forwarders keep up: live events must not stand behind a snapshot."""
+        now = asyncio.get_running_loop().time()
+        if now - self._queue_at >= _QUEUE_SECONDS:
+            async with self.database.driver() as pg:
+                self._queue_full = await ranges.has_claimable_work(
+                    pg, self.settings.snapshot_queue_rows
+                )
+            self._queue_at = now
+        return not self._queue_full
+
+    async def admit(self, account: Account, path: str) -> None:
+        """Wait until a request may be sent. Raises NotNowError when that is not within a second."""
+        seconds = await self._turn(account, path)
+        if seconds > LONGEST_TURN_SECONDS:
+            raise NotNowError(seconds)
+        await asyncio.sleep(seconds)
+        self.counters.requests += 1
+
+    async def _turn(self, account: Account, path: str) -> float:
+        share = self.settings.stripe_rate_share
+        async with self.database.driver() as pg:
+            if (account.rate_key, path) not in self._clocks:
+                await rates.prepare(pg, account.rate_key, [path])
+                self._clocks.add((account.rate_key, path))
+            return await rates.reserve(
+                pg,
+                account.rate_key,
+                {
+                    rates.ALL_ENDPOINTS: ACCOUNT_RATE[account.api.mode] * share,
+                    path: ENDPOINT_RATE * share,
+                },
+                LONGEST_TURN_SECONDS,
+            )
+
+    async def slow_down(self, account: Account, path: str, reason: str | None) -> None:
+        """Stripe was asked too fast: by all of the account together, or at this endpoint."""
+        endpoint = rates.ALL_ENDPOINTS if (reason or "").startswith("global") else path
+        async with self.database.driver() as pg:
+            await rates.slow_down(pg, account.rate_key, endpoint)
+
+    async def close(self) -> None:
+        for each in self._accounts.values():
+            if isinstance(each, Account):
+                await each.api.close()
