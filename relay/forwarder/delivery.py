@@ -232,6 +232,8 @@ class Delivery:
 
 def _transform(plan: Plan, letters: Letters) -> None:
     """Set the plan's records or verdict; whatever goes wrong is the row's own failure."""
+    if plan.verdict is not None:
+        return
     try:
         if plan.row.kind == QUEUE_DEAD_LETTER_COPY:
             if plan.source.dlq_topic:

@@ -12,7 +12,7 @@ import structlog
 
 from relay.core.routing import LANES
 from relay.core.source import SourceConfig
-from relay.core.transform import StoredEvent
+from relay.core.transform import Skip, StoredEvent
 from relay.forwarder.claim import choose
 from relay.forwarder.counters import Counters
 from relay.forwarder.delivery import Delivery, Window
@@ -24,7 +24,7 @@ from relay.store import queue, receipts, sources
 from relay.store.engine import Database
 from relay.store.failures import is_outage
 from relay.store.queue import Parking, QueueRow
-from relay.store.tables import QUEUE_DEAD_LETTER_COPY
+from relay.store.tables import QUEUE_DEAD_LETTER_COPY, QUEUE_EVENT
 
 _log = structlog.get_logger("relay.forwarder")
 
@@ -223,6 +223,7 @@ class Forwarder:
         try:
             window, events = await self._take(pg, note_id, rows)
             plans, lost = _plan(rows, events, shared)
+            await _skip_superseded(pg, plans)
             copies = [row.inbox_id for row in rows if row.kind == QUEUE_DEAD_LETTER_COPY]
             letters = await receipts.read_dead_letters(pg, copies) if copies else {}
             sending = True
@@ -305,6 +306,24 @@ def _plan(
         elif config is not None and key not in lost:
             plans.append(Plan(row, config, event))
     return plans, list(lost.values())
+
+
+async def _skip_superseded(pg: asyncpg.Connection, plans: list[Plan]) -> None:
+    """Take out what a snapshot has read of objects that live events have changed since."""
+    asked = [
+        (plan.row.inbox_id, plan.row.source_id, event.object_id, event.created)
+        for plan in plans
+        if (event := plan.event).origin == "snapshot"
+        and plan.row.kind == QUEUE_EVENT
+        and event.object_id is not None
+        and event.created is not None
+    ]
+    if not asked:
+        return
+    superseded = await queue.find_superseded(pg, asked)
+    for plan in plans:
+        if plan.row.inbox_id in superseded and plan.row.kind == QUEUE_EVENT:
+            plan.verdict = Skip("superseded")
 
 
 def _report(rows: list[QueueRow], outcomes: Outcomes) -> int:
