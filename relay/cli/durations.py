@@ -39,6 +39,14 @@ def span(text: str) -> timedelta:
     return found
 
 
+def moment_of_flag(text: str) -> datetime:
+    """The type of a flag that is a moment."""
+    found = parse_moment(text)
+    if found is None:
+        raise click.BadParameter(f"{text!r} is no time: write 2026-11-24T18:00:00Z or Unix seconds")
+    return found
+
+
 def span_or_moment(text: str) -> timedelta | datetime:
     """The type of a flag that tells how long ago, or when."""
     ago = parse_span(text)

@@ -25,6 +25,7 @@ from relay.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from relay.core.source import SourceConfig
+    from relay.store.snapshots import Plan
 
 
 @click.group(short_help="Stripe accounts to relay.")
@@ -35,21 +36,26 @@ def source() -> None:
 @source.command()
 @click.argument("name")
 @setting_options
+@click.option(
+    "--snapshot", "with_snapshot", is_flag=True, help="Start the initial load from the Stripe API."
+)
 @common
 @coroutine
-async def create(call: Call, name: str, given: Given) -> None:
+async def create(call: Call, name: str, given: Given, with_snapshot: bool) -> None:
     """Make a source and print its webhook URL.
 
     The key in the URL is shown this once: only its hash is stored.
     """
     from relay.core.source import SourceConfig
-    from relay.store import events, sources
+    from relay.store import events, snapshots, sources
     from relay.store.sealing import Seal
 
     config = SourceConfig(source_id=0, public_id="", name=name)
     config = source_settings.with_settings(config, given.settings)
     secrets = given.signing_secrets or ()
     _check_verified(config, secrets)
+    wanted = await _initial_load(call, config, given.stripe_api_key) if with_snapshot else None
+    snapshot_id = None
     seal = Seal(call.settings.encryption_keys)
     async with call.database() as database, database.begin() as connection:
         made, key = await sources.create(
@@ -59,12 +65,22 @@ async def create(call: Call, name: str, given: Given) -> None:
             sealed_stripe_key=_sealed(seal, given.stripe_api_key),
         )
         await events.log(connection, call.operator(None), "source.create", made.config.public_id)
+        if wanted is not None:
+            # With the source, so that neither is there without the other.
+            snapshot_id = await snapshots.start(connection, wanted, made.config.source_id)
+            await events.log(connection, call.operator(None), "snapshot.start", snapshot_id)
     url = webhook_url(call.settings, made.config.public_id, key)
     if call.json:
-        write_json(view(made) | {"webhook_url": url, "api_key": key})
+        loading = {} if snapshot_id is None else {"snapshot": snapshot_id}
+        write_json(view(made) | {"webhook_url": url, "api_key": key} | loading)
     else:
         say(f"source {name} created: {made.config.public_id}")
         write_key(url, name)
+        if snapshot_id is not None:
+            say(
+                f"snapshot {snapshot_id} has started. Add the URL in Stripe now: what changes from"
+                " here on comes as live events only"
+            )
     warn_about(made)
     warn_about_address(call.settings)
 
@@ -281,7 +297,7 @@ async def delete(call: Call, name_or_id: str, discard_pending: bool) -> None:
 
     Refused while events are unfinished, unless --discard-pending gives them up.
     """
-    from relay.store import events, sources
+    from relay.store import events, snapshots, sources
 
     discarded = (0, 0)
     async with call.database() as database, database.begin() as connection:
@@ -297,6 +313,7 @@ async def delete(call: Call, name_or_id: str, discard_pending: bool) -> None:
             discarded = await events.discard_source(
                 connection, config.source_id, call.operator(None)
             )
+        await snapshots.cancel_all(connection, config.source_id)
         await sources.delete(connection, config.source_id)
         await events.log(connection, call.operator(None), "source.delete", config.public_id)
     if call.json:
@@ -312,6 +329,16 @@ async def delete(call: Call, name_or_id: str, discard_pending: bool) -> None:
         say(f"source {config.name} deleted")
         if any(discarded):
             say(f"given up: {discarded[0]} waiting events, {discarded[1]} dead letters")
+
+
+async def _initial_load(call: Call, config: SourceConfig, stripe_key: str | None) -> Plan:
+    """What a new source is to be filled with. Raises ConfigError and Failure, see the plan."""
+    from relay.cli.snapshot_plan import Asked, plan, try_key
+
+    wanted = plan(config, stripe_key, Asked())
+    assert stripe_key is not None, "there is no plan without a key"
+    await try_key(call.settings, stripe_key, wanted)
+    return wanted
 
 
 def _check_verified(config: SourceConfig, secrets: object) -> None:
