@@ -21,11 +21,12 @@ import asyncpg
 from relay import logs
 from relay.app import App, running
 from relay.core.errors import RelayError
-from relay.dev import evidence, parts, report, traffic
+from relay.dev import backfill, evidence, parts, report, traffic
 from relay.dev.broker import EmbeddedBroker
 from relay.dev.postgres import EmbeddedPostgres
 from relay.dev.progress import ProgressDisplay
 from relay.dev.sender import Endpoint, Sender
+from relay.dev.stripe_api import FakeStripe
 from relay.dev.verdict import Facts
 from relay.settings import Settings, load
 from relay.store import schema, sources
@@ -64,12 +65,13 @@ async def _demonstrate(events: int, progress: ProgressDisplay, found: list[repor
         preparing = asyncio.create_task(asyncio.to_thread(traffic.prepared, events))
         progress.show("start", 0, 3, "PostgreSQL and a broker that speaks Kafka's protocol")
         postgres, broker = await _start_parts(stack)
-        progress.show("start", 1, 3, "schema and sources")
-        settings = _settings(postgres, broker)
+        stripe = await stack.enter_async_context(FakeStripe(backfill.OBJECTS))
+        progress.show("start", 1, 3, "schema, sources and a fake of the Stripe API")
+        settings = _settings(postgres, broker, stripe)
         logs.configure(settings.log_format, settings.log_level, settings.secrets())
         await schema.migrate(postgres.dsn)
-        endpoints = await _create_sources(postgres.dsn, Seal(settings.encryption_keys))
-        progress.show("start", 2, 3, "receiver and forwarder")
+        endpoints = await _create_sources(postgres.dsn, Seal(settings.encryption_keys), stripe)
+        progress.show("start", 2, 3, "receiver, forwarder and snapshotter")
         relay = await stack.enter_async_context(running(settings))
         progress.show("start", 3, 3)
         sender = Sender(_base_url(relay), endpoints)
@@ -77,7 +79,8 @@ async def _demonstrate(events: int, progress: ProgressDisplay, found: list[repor
         await _until_through(posting, sender, events + traffic.SPECIALS, postgres.dsn, progress)
         progress.show("check", 0, 1, "reading the inbox and the topics back")
         seen = await evidence.gather(postgres.dsn, broker.bootstrap_servers)
-        summary = report.summarize(Facts(sender.sent, seen), time.monotonic() - started)
+        facts = Facts(sender.sent, seen, backfill.listed(stripe, traffic.SHOP))
+        summary = report.summarize(facts, time.monotonic() - started)
         progress.show("check", 1, 1)
     found.append(summary)
     return 0 if summary.ok else 1
@@ -99,7 +102,7 @@ def _temporary_directory() -> Iterator[str]:
         yield directory
 
 
-def _settings(postgres: EmbeddedPostgres, broker: EmbeddedBroker) -> Settings:
+def _settings(postgres: EmbeddedPostgres, broker: EmbeddedBroker, stripe: FakeStripe) -> Settings:
     """Nothing of the environment but how much is logged.
 
     Only errors unless told so: that an event dies is what the demo is about, and not worth a
@@ -110,6 +113,8 @@ def _settings(postgres: EmbeddedPostgres, broker: EmbeddedBroker) -> Settings:
             "RELAY_DATABASE_URL": postgres.dsn,
             "RELAY_KAFKA_BOOTSTRAP_SERVERS": broker.bootstrap_servers,
             "RELAY_ENCRYPTION_KEYS": new_key(),
+            "RELAY_STRIPE_API_BASE": stripe.url,
+            "RELAY_STRIPE_RATE_SHARE": "1",
             "RELAY_BIND": "127.0.0.1:0",
             "RELAY_ADMIN_BIND": "127.0.0.1:0",
             # librdkafka writes to stderr by itself that the broker has stopped.
@@ -119,19 +124,23 @@ def _settings(postgres: EmbeddedPostgres, broker: EmbeddedBroker) -> Settings:
     )
 
 
-async def _create_sources(dsn: str, seal: Seal) -> dict[str, Endpoint]:
+async def _create_sources(dsn: str, seal: Seal, stripe: FakeStripe) -> dict[str, Endpoint]:
+    """One by its webhook alone, and one that is filled from the Stripe API as well."""
     endpoints = {}
     database = Database(dsn, pool_size=1, application_name="relay-demo")
     try:
         async with database.begin() as connection:
             for config in _SOURCES:
                 secret = "whsec_" + secrets.token_urlsafe(24)
+                loads = config is traffic.SHOP
                 made, key = await sources.create(
                     connection,
                     config,
                     sealed_secrets=[seal.seal(secret.encode())],
-                    sealed_stripe_key=None,
+                    sealed_stripe_key=seal.seal(stripe.key.encode()) if loads else None,
                 )
+                if loads:
+                    await backfill.start(connection, made.config)
                 path = f"/webhooks/{made.config.public_id}?api_key={key}"
                 endpoints[config.name] = Endpoint(path, secret)
     finally:
@@ -171,14 +180,16 @@ async def _watch(
         all_sent = posting.done()
         asked_at = time.monotonic()
         waiting = await evidence.waiting(connection)
+        read, reading = await evidence.snapshots(connection)
         now = time.monotonic()
         accepted = sum(each.answered is not None for each in sender.sent)
         progress.show("posted", len(sender.sent), total)
         progress.show("forwarded", max(0, accepted - waiting), total - traffic.REFUSED)
-        if all_sent and waiting == 0:
+        progress.show("snapshot", read, sum(backfill.OBJECTS.values()))
+        if all_sent and waiting == 0 and not reading:
             return
-        if (len(sender.sent), waiting) != last:
-            moved_at, last = now, (len(sender.sent), waiting)
+        if (len(sender.sent), waiting + read) != last:
+            moved_at, last = now, (len(sender.sent), waiting + read)
         elif now - moved_at > STALLED_SECONDS:
             why = await evidence.why_waiting(connection)
             raise NotDeliveredError(

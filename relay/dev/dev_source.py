@@ -27,7 +27,8 @@ class DevSource(msgspec.Struct, frozen=True):
     """The source with a key that opens its URL, and a secret that signs for it.
 
     ``added_secrets`` are those of its user, such as that of `stripe listen`. ``unopenable`` tells
-    that its secrets were lost with their encryption key and replaced.
+    that its secrets were lost with their encryption key and replaced, ``reads_fake`` that its
+    Stripe key is that of our fake.
     """
 
     public_id: str
@@ -36,39 +37,57 @@ class DevSource(msgspec.Struct, frozen=True):
     added_secrets: int
     insecure: bool
     unopenable: bool = False
+    reads_fake: bool = False
 
 
-async def ensure(connection: AsyncConnection, seal: Seal, left: Mapping[str, str]) -> DevSource:
+async def ensure(
+    connection: AsyncConnection, seal: Seal, left: Mapping[str, str], fake_key: str | None
+) -> DevSource:
     """Find the source or make it. ``left`` is what the last start knew.
 
-    It verifies signatures from the first moment, with a secret of its own.
+    It verifies signatures from the first moment, with a secret of its own. Without a Stripe key of
+    its user it gets that of the fake, unless there is none (None).
     """
     for found in await sources.list_all(connection):
         if found.config.name == NAME:
-            return await _found(connection, seal, left, found)
+            return await _found(connection, seal, left, found, fake_key)
     secret = _new_secret()
     config = SourceConfig(source_id=0, public_id="", name=NAME)
     made, key = await sources.create(
-        connection, config, sealed_secrets=[seal.seal(secret.encode())], sealed_stripe_key=None
+        connection,
+        config,
+        sealed_secrets=[seal.seal(secret.encode())],
+        sealed_stripe_key=None if fake_key is None else seal.seal(fake_key.encode()),
     )
-    return DevSource(made.config.public_id, key, secret, 0, insecure=False)
+    fake = fake_key is not None
+    return DevSource(made.config.public_id, key, secret, 0, insecure=False, reads_fake=fake)
 
 
 async def _found(
-    connection: AsyncConnection, seal: Seal, left: Mapping[str, str], found: Source
+    connection: AsyncConnection,
+    seal: Seal,
+    left: Mapping[str, str],
+    found: Source,
+    fake_key: str | None,
 ) -> DevSource:
     unopenable = False
+    sealed, sealed_stripe_key = list(found.sealed_secrets), found.sealed_stripe_key
     try:
         present = sources.open_secrets(found.sealed_secrets, seal)
+        stripe_key = None if sealed_stripe_key is None else seal.open(sealed_stripe_key).decode()
     except ConfigError:
         unopenable = True
-        present = (_new_secret(),)
+        present, stripe_key, sealed_stripe_key = (_new_secret(),), None, None
+        sealed = [seal.seal(present[0].encode())]
+    if stripe_key is None and fake_key is not None:
+        stripe_key, sealed_stripe_key = fake_key, seal.seal(fake_key.encode())
+    if (sealed, sealed_stripe_key) != (list(found.sealed_secrets), found.sealed_stripe_key):
         await sources.update_settings(
             connection,
             found.config.source_id,
             found.config,
-            sealed_secrets=[seal.seal(present[0].encode())],
-            sealed_stripe_key=None,
+            sealed_secrets=sealed,
+            sealed_stripe_key=sealed_stripe_key,
         )
     own = present[0] if unopenable else left.get(SIGNING_SECRET)
     return DevSource(
@@ -78,6 +97,7 @@ async def _found(
         added_secrets=sum(secret != own for secret in present),
         insecure=not present,
         unopenable=unopenable,
+        reads_fake=stripe_key is not None and stripe_key == fake_key,
     )
 
 

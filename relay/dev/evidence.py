@@ -41,6 +41,8 @@ class Row(msgspec.Struct, frozen=True):
     state: str
     reason: str | None
     sha256: bytes
+    origin: str = "webhook"
+    object_id: str | None = None
 
 
 class Receipt(msgspec.Struct, frozen=True):
@@ -104,6 +106,12 @@ async def waiting(connection: asyncpg.Connection) -> int:
     return int(await connection.fetchval(_WAITING))
 
 
+async def snapshots(connection: asyncpg.Connection) -> tuple[int, bool]:
+    """How many objects snapshots have brought, and whether one is still running."""
+    [(objects, running)] = await connection.fetch(_SNAPSHOTS)
+    return int(objects), bool(running)
+
+
 async def why_waiting(connection: asyncpg.Connection) -> str:
     """What holds the waiting ones up, as far as PostgreSQL knows."""
     rows = await connection.fetch(_WHY_WAITING)
@@ -112,7 +120,7 @@ async def why_waiting(connection: asyncpg.Connection) -> str:
 
 _EVENTS = """
 SELECT e.id, e.source, e.event_id, e.state, coalesce(e.skip_reason, e.last_error_code),
-       sha256(relay.body(e.id))
+       sha256(relay.body(e.id)), e.origin, e.object_id
 FROM relay.events e ORDER BY e.id
 """
 _RECEIPTS = """
@@ -129,6 +137,10 @@ SELECT (SELECT coalesce(sum(pending + retrying), 0) FROM relay.lag)
         WHERE d.inbox_id IS NOT NULL
           AND NOT EXISTS (SELECT FROM relay.deliveries x
                           WHERE x.inbox_id = d.inbox_id AND x.kind = 'dead_letter'))
+"""
+_SNAPSHOTS = """
+SELECT coalesce(sum(objects), 0)::bigint, coalesce(bool_or(state = 'running'), false)
+FROM relay.snapshots
 """
 _WHY_WAITING = """
 SELECT state, coalesce(last_error, 'not tried yet'), count(*)::integer

@@ -65,6 +65,8 @@ class Summary(msgspec.Struct, frozen=True):
 
     ok: bool
     seconds: float
+    listed: int
+    """Objects that the Stripe API lists, of which a snapshot was taken."""
     requests: int
     accepted: int
     duplicates: int
@@ -87,11 +89,12 @@ def summarize(facts: Facts, seconds: float) -> Summary:
     return Summary(
         ok=not missing,
         seconds=round(seconds, 3),
+        listed=len(facts.listed),
         requests=len(answers),
         accepted=sum(sent.answered is not None for sent in facts.sent),
         duplicates=sum(answer.duplicate for answer in answers),
         refused=sum(not answer.accepted for answer in answers),
-        states=dict(Counter(row.state for row in facts.evidence.rows)),
+        states=dict(Counter(row.state for rows in facts.rows.values() for row in rows)),
         records=len(facts.evidence.standing),
         repeats=repeats(facts.evidence),
         topics=_topics(facts.evidence),
@@ -214,6 +217,8 @@ def _write_figures(console: Console, summary: Summary) -> None:
         f" {summary.duplicates:,} duplicates, {summary.refused:,} refused",
         soft_wrap=True,
     )
+    if summary.listed:
+        console.print(f"{summary.listed:,} objects of the Stripe API, read by a snapshot beside it")
     figures = summary.figures
     if figures is not None:
         console.print(

@@ -26,6 +26,8 @@ from relay.dev.dev_source import DevSource
 from relay.dev.directory import DataDirectory
 from relay.dev.postgres import EmbeddedPostgres
 from relay.dev.process import StartError
+from relay.dev.stripe_api import FakeStripe
+from relay.dev.stripe_api.server import TEST_KEY
 from relay.dev.welcome import Embedded
 from relay.settings import Address, Settings, hide_password, librdkafka, load
 from relay.store import schema
@@ -36,6 +38,17 @@ from relay.store.sealing import Seal, new_key
 _LOOK_SECONDS: Final = 1.0
 _KAFKA_PORT: Final = 9092
 """Where everybody looks for a broker first."""
+_STRIPE_OBJECTS: Final = {
+    "customer": 1000,
+    "payment_intent": 800,
+    "charge": 800,
+    "invoice": 600,
+    "subscription": 300,
+    "product": 40,
+    "price": 80,
+    "payment_method": 400,
+}
+"""What the fake of the Stripe API has."""
 
 
 class PartEndedError(RelayError):
@@ -111,6 +124,9 @@ async def _run(given: Settings, directory: DataDirectory, stop: Stop, json: bool
         # Before anything is sealed with its keys.
         directory.leave(_variables(settings) | _of_dev(left))
         source = await _prepare(settings, left)
+        if source.reads_fake:
+            stripe = await stack.enter_async_context(FakeStripe(_STRIPE_OBJECTS))
+            settings = msgspec.structs.replace(settings, stripe_api_base=stripe.url)
         relay = await _start_relay(stack, settings)
         settings = _with_public_url(settings, relay)
         directory.leave(_variables(settings) | welcome.variables(settings, source))
@@ -179,6 +195,8 @@ def _variables(settings: Settings) -> dict[str, str]:
         values[librdkafka.variable_of(name)] = value
     if settings.public_url is not None:
         values["RELAY_PUBLIC_URL"] = settings.public_url
+    if settings.stripe_api_base != Settings().stripe_api_base:
+        values["RELAY_STRIPE_API_BASE"] = settings.stripe_api_base
     return values
 
 
@@ -194,7 +212,9 @@ async def _prepare(settings: Settings, left: Mapping[str, str]) -> DevSource:
         database = Database(url, pool_size=1, application_name="relay-dev")
         try:
             async with database.begin() as connection:
-                return await dev_source.ensure(connection, Seal(settings.encryption_keys), left)
+                seal = Seal(settings.encryption_keys)
+                fake_key = None if "RELAY_STRIPE_API_BASE" in os.environ else TEST_KEY
+                return await dev_source.ensure(connection, seal, left, fake_key)
         finally:
             await database.close()
     except DATABASE_FAILURES as error:

@@ -12,6 +12,7 @@ from typing import Final
 
 import msgspec
 
+from relay.dev.backfill import Listed
 from relay.dev.evidence import Evidence, Place, Receipt, Row, Standing
 from relay.dev.sender import Sent
 
@@ -29,13 +30,24 @@ class Facts(msgspec.Struct, frozen=True):
 
     sent: Sequence[Sent]
     evidence: Evidence
+    listed: Sequence[Listed] = ()
 
     @property
     def rows(self) -> dict[tuple[str, str], list[Row]]:
-        """The inbox, by source and event id."""
+        """What came by webhook, by source and event id."""
         found: dict[tuple[str, str], list[Row]] = defaultdict(list)
         for row in self.evidence.rows:
-            found[row.source, row.event_id].append(row)
+            if row.origin == "webhook":
+                found[row.source, row.event_id].append(row)
+        return found
+
+    @property
+    def read(self) -> dict[tuple[str, str | None], list[Row]]:
+        """What a snapshot brought, by source and object id."""
+        found: dict[tuple[str, str | None], list[Row]] = defaultdict(list)
+        for row in self.evidence.rows:
+            if row.origin == "snapshot":
+                found[row.source, row.object_id].append(row)
         return found
 
     @property
@@ -154,12 +166,34 @@ def _once(facts: Facts) -> tuple[int, list[str]]:
 def _nothing_else(facts: Facts) -> tuple[int, list[str]]:
     """A record without a receipt is a repeat; one of an unknown event must not be there."""
     known = {sent.event_id for sent in facts.sent if sent.answered is not None}
+    known |= {row.event_id for rows in facts.read.values() for row in rows}
     found = [
         f"{_name(standing.place)} is of {standing.event_id}, which was not accepted"
         for standing in facts.evidence.standing
         if standing.event_id not in known
     ]
     return len(facts.evidence.standing), found
+
+
+def _listed(facts: Facts) -> tuple[int, list[str]]:
+    """A snapshot's record, or a live event of the object that says more."""
+    found = []
+    at = facts.at
+    receipts = _by_row(facts.evidence.receipts, dead_letters=False)
+    read = facts.read
+    for each in facts.listed:
+        rows = read.pop((each.source, each.object_id), [])
+        if len(rows) != 1:
+            found.append(f"{each.object_id} was brought {len(rows)} times by the snapshot")
+        for row in rows:
+            if (row.state, row.reason) == ("skipped", "superseded"):
+                continue
+            if row.state != "delivered":
+                found.append(f"{row.event_id} is {row.state} ({row.reason})")
+            for receipt in receipts.get(row.inbox_id, [])[:1]:
+                found += _untrue(receipt, row.event_id, each.content, at)
+    found += [f"{object_id} was brought, and the API does not list it" for _, object_id in read]
+    return len(facts.listed), found
 
 
 def _order(facts: Facts) -> tuple[int, list[str]]:
@@ -243,6 +277,7 @@ _PROMISES: Final[Mapping[str, Callable[[Facts], tuple[int, list[str]]]]] = {
     "records stand in Kafka where their receipts say, with key, event id and object": _delivered,
     "dead letters have their copy on the dead letter topic": _dead_letters,
     "repeated requests were answered as duplicates and added nothing": _once,
-    "records in Kafka are all of accepted events": _nothing_else,
+    "objects that the Stripe API lists are in Kafka, or gave way to a newer live event": _listed,
+    "records in Kafka are all of accepted events and listed objects": _nothing_else,
     "objects with several events have them in the order in which they were sent": _order,
 }

@@ -56,6 +56,7 @@ class Welcome(msgspec.Struct, frozen=True):
             [
                 f"PostgreSQL      {_database(self.settings, self.directory, self.embedded)}",
                 f"Kafka           {_kafka(self.settings, self.embedded)}",
+                f"Stripe API      {_stripe_api(self.settings, self.source, self.directory)}",
                 f"Health          {self.admin_url}/readyz",
             ],
             [
@@ -98,6 +99,16 @@ def _kafka(settings: Settings, embedded: Embedded) -> str:
     return f"{servers}, embedded and in memory: its topics are empty after every start"
 
 
+def _stripe_api(settings: Settings, source: DevSource, directory: DataDirectory) -> str:
+    if not source.reads_fake:
+        return f"{settings.stripe_api_base}, for snapshots"
+    option = _data_dir(directory)
+    return (
+        f"{settings.stripe_api_base}, a fake with some objects for snapshots; for your own:\n"
+        f"                relay source update dev --stripe-api-key rk_test_…{option} and a restart"
+    )
+
+
 def _signing(source: DevSource) -> list[str]:
     if source.insecure:
         return [
@@ -137,6 +148,7 @@ def _second_terminal(directory: DataDirectory) -> list[str]:
         f"  relay status{option}",
         f"  relay events list{option}",
         f"  relay tail customer --from-beginning{option}",
+        f"  relay snapshot start dev --watch{option}",
         f'  (. {shlex.quote(str(env_file))}; psql "$RELAY_DATABASE_URL")',
     ]
 

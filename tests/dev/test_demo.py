@@ -13,7 +13,7 @@ import asyncpg
 import msgspec
 import pytest
 
-from relay.dev import report, samples, traffic
+from relay.dev import backfill, report, samples, traffic
 from relay.dev.evidence import DeadLetters, Evidence, Receipt, Row, Standing, content_of
 from relay.dev.sender import Answer, Sent
 from relay.dev.traffic import MARKETPLACE, SHOP, Expected
@@ -49,6 +49,7 @@ def test_everything_is_accounted_for(told: dict[str, Any]) -> None:
     assert told["states"] == {"delivered": 120, "dead": 2, "skipped": 1}
     assert told["refused"] == 1
     assert told["duplicates"] == 6
+    assert told["listed"] == sum(backfill.OBJECTS.values())
     assert told["requests"] == told["accepted"] + told["refused"] + told["duplicates"]
     assert told["records"] == sum(topic["records"] for topic in told["topics"])
     letters = {letter["code"]: letter["stored"] for letter in told["dead_letters"]}
@@ -80,6 +81,7 @@ def test_leaves_nothing_behind_and_tells_people(command: Command) -> None:
         "start",
         "posted",
         "forwarded",
+        "snapshot",
         "check",
     }
 
@@ -186,7 +188,10 @@ def event(number: int, *, began: float, answers: tuple[Answer, ...] = (STORED,))
 
 
 def sound() -> Facts:
-    """Three events of one object, a dead one and one that was refused; all as it should be."""
+    """Three events of one object, a dead one, one that was refused, and an object that was read.
+
+    All as it should be.
+    """
     sent = [
         event(1, began=10.0),
         event(2, began=11.0, answers=(STORED, DUPLICATE)),
@@ -202,11 +207,15 @@ def sound() -> Facts:
         for number in (1, 2, 3)
     ]
     rows.append(Row(4, "shop", "evt_4", "dead", "thin_payload", b"sha of evt_4"))
+    rows.append(
+        Row(6, "shop", "snap_1_ch_1", "delivered", None, b"any", "snapshot", object_id="ch_1")
+    )
     receipts = [
         Receipt(number, 0, ("customer", 1, number), b'{"id":"cus"}', NOW, False)
         for number in (1, 2, 3)
     ]
     receipts.append(Receipt(4, 0, ("dead_letter", 0, 0), b'{"id":"evt_4"}', NOW, True))
+    receipts.append(Receipt(6, 0, ("charge", 0, 0), b'{"id":"ch_1"}', NOW, False))
     standing = [
         Standing(
             ("customer", 1, number), b'{"id":"cus"}', f"evt_{number}", b"value of evt_%d" % number
@@ -214,14 +223,17 @@ def sound() -> Facts:
         for number in (1, 2, 3)
     ]
     standing.append(Standing(("dead_letter", 0, 0), b'{"id":"evt_4"}', "evt_4", b"sha of evt_4"))
+    standing.append(Standing(("charge", 0, 0), b'{"id":"ch_1"}', "snap_1_ch_1", b"value of ch_1"))
     letters = (DeadLetters("thin_payload", True, 1),)
-    return Facts(sent, Evidence(tuple(rows), tuple(receipts), tuple(standing), letters))
+    evidence = Evidence(tuple(rows), tuple(receipts), tuple(standing), letters)
+    return Facts(sent, evidence, (backfill.Listed("shop", "ch_1", b"value of ch_1"),))
 
 
 def doctored(kind: str, index: int | None, /, **changes: Any) -> Facts:
     """The sound facts with one of them changed, or left out when nothing is to change."""
     facts = sound()
-    items: list[Any] = list(facts.sent if kind == "sent" else getattr(facts.evidence, kind))
+    of = facts if kind in ("sent", "listed") else facts.evidence
+    items: list[Any] = list(getattr(of, kind))
     if index is None:
         items.append(msgspec.structs.replace(items[0], **changes))
     elif changes:
@@ -229,8 +241,11 @@ def doctored(kind: str, index: int | None, /, **changes: Any) -> Facts:
     else:
         del items[index]
     if kind == "sent":
-        return Facts(items, facts.evidence)
-    return Facts(facts.sent, msgspec.structs.replace(facts.evidence, **{kind: tuple(items)}))
+        return Facts(items, facts.evidence, facts.listed)
+    if kind == "listed":
+        return Facts(facts.sent, facts.evidence, items)
+    evidence = msgspec.structs.replace(facts.evidence, **{kind: tuple(items)})
+    return Facts(facts.sent, evidence, facts.listed)
 
 
 def violations(facts: Facts) -> list[str]:
@@ -268,6 +283,11 @@ def test_sound_facts_pass() -> None:
         (doctored("sent", 1, answers=(STORED, STORED)), "evt_2 was taken for new 2 times"),
         (doctored("sent", 1, answers=(DUPLICATE,)), "evt_2 was taken for new 0 times"),
         (doctored("sent", 0, began=20.0), "evt_1 stands before evt_2, which was answered 8.500 s"),
+        (doctored("rows", 4), "ch_1 was brought 0 times by the snapshot"),
+        (doctored("rows", 4, state="pending"), "snap_1_ch_1 is pending (None)"),
+        (doctored("standing", 4), "snap_1_ch_1: there is no record at charge, partition 0"),
+        (doctored("listed", 0, content=b"x"), "snap_1_ch_1: the value at charge, partition 0"),
+        (doctored("listed", 0), "ch_1 was brought, and the API does not list it"),
         (doctored("receipts", 2, place=("customer", 2, 3)), "is in 2 partitions of customer"),
     ],
 )

@@ -32,6 +32,7 @@ from tests.support.processes import eventually
 from tests.support.topics import TopicReader
 
 FREE_PORTS = ("--port", "0", "--admin-port", "0")
+FAKE_KEY = "sk_test_fake"
 
 
 class Dev:
@@ -302,7 +303,7 @@ def seal() -> Seal:
 
 async def ensure(database: Database, seal: Seal, **left: str) -> dev_source.DevSource:
     async with database.begin() as connection:
-        return await dev_source.ensure(connection, seal, left)
+        return await dev_source.ensure(connection, seal, left, FAKE_KEY)
 
 
 async def test_a_key_that_has_ended_is_replaced(database: Database, seal: Seal) -> None:
@@ -313,6 +314,24 @@ async def test_a_key_that_has_ended_is_replaced(database: Database, seal: Seal) 
     second = await ensure(database, seal, DEV_WEBHOOK_KEY=first.key)
     assert second.key != first.key
     assert (await ensure(database, seal, DEV_WEBHOOK_KEY=second.key)).key == second.key
+
+
+async def test_a_stripe_key_of_the_user_is_kept(database: Database, seal: Seal) -> None:
+    assert (await ensure(database, seal)).reads_fake
+    async with database.begin() as connection:
+        found = await sources.find(connection, "dev")
+        await sources.update_settings(
+            connection,
+            found.config.source_id,
+            found.config,
+            sealed_secrets=found.sealed_secrets,
+            sealed_stripe_key=seal.seal(b"sk_test_theirs"),
+        )
+    assert not (await ensure(database, seal)).reads_fake
+    async with database.begin() as connection:
+        sealed = (await sources.find(connection, "dev")).sealed_stripe_key
+    assert sealed is not None
+    assert seal.open(sealed) == b"sk_test_theirs"
 
 
 async def test_secrets_of_the_user_are_kept(database: Database, seal: Seal) -> None:
