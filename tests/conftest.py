@@ -30,12 +30,23 @@ from tests.support.kafka import ApacheKafka
 from tests.support.pgbouncer import PgBouncer
 from tests.support.topics import TopicReader
 
-# Taken out of the environment, where the relay's own processes would refuse unknown RELAY_ names.
-_DATABASE_URL = os.environ.pop("RELAY_TEST_DATABASE_URL", None)
-_POSTGRES = os.environ.pop("RELAY_TEST_POSTGRES", None)
-_POOLER = os.environ.pop("RELAY_TEST_POOLER", None)
-_BROKER = os.environ.pop("RELAY_TEST_BROKER", "embedded")
-_KAFKA = os.environ.pop("RELAY_TEST_KAFKA", None)
+
+def _given(name: str, default: str | None = None) -> str | None:
+    """The value of a variable, which is renamed.
+
+    The relay's own processes would refuse unknown RELAY_ names; workers of xdist inherit the other.
+    """
+    kept = f"TESTS_{name}"
+    if (value := os.environ.pop(f"RELAY_TEST_{name}", None)) is not None:
+        os.environ[kept] = value
+    return os.environ.get(kept, default)
+
+
+_DATABASE_URL = _given("DATABASE_URL")
+_POSTGRES = _given("POSTGRES")
+_POOLER = _given("POOLER")
+_BROKER = _given("BROKER", "embedded")
+_KAFKA = _given("KAFKA")
 
 # A shell that runs us in the background has SIGINT ignored, and programs that we start inherit
 # that: they could not be interrupted.
@@ -43,6 +54,14 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Each test may open a pool of its own, several processes even more of them.
 _SETTINGS = {"max_connections": "300"}
+
+
+def pytest_report_header() -> str:
+    servers = (
+        "a server that was named" if _DATABASE_URL else f"PostgreSQL {_POSTGRES or 'embedded'}"
+    )
+    cluster = "a cluster that was named" if _KAFKA else f"{_BROKER} broker"
+    return f"on {servers}, pooler {_POOLER or 'none'}, {cluster}"
 
 
 @pytest_asyncio.fixture(scope="session")
