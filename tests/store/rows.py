@@ -150,6 +150,8 @@ async def is_waiting(pg: asyncpg.Connection, *, count: int = 1) -> bool:
 
     They are not told apart: a pooler does not say which of them serves a connection.
     """
+    # Within a transaction the list of backends would stay that of the first look.
+    await pg.execute("SELECT pg_stat_clear_snapshot()")
     waiting: int = await pg.fetchval(
         "SELECT count(*) FROM pg_stat_activity"
         " WHERE datname = current_database() AND wait_event_type = 'Lock'"
