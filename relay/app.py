@@ -20,7 +20,7 @@ import structlog
 from relay import snapshotter
 from relay.admin import AdminServer
 from relay.core.errors import ConfigError
-from relay.forwarder import Forwarder, ForwarderCounters, Recovery, Shared
+from relay.forwarder import Forwarder, Recovery, Shared
 from relay.health import Health
 from relay.janitor import Janitor
 from relay.kafka import Kafka
@@ -146,6 +146,7 @@ class App:
         self._kafka: Kafka | None = None
         self._snapshots: snapshotter.Shared | None = None
         self.receiver: Receiver | None = None
+        self._metrics: Metrics | None = None
         self.admin: AdminServer | None = None
 
     async def start(self) -> None:
@@ -156,15 +157,18 @@ class App:
             self._kafka = self._make_kafka()
         if "receiver" in self._roles:
             self.receiver = await self._start_receiver(Seal(settings.encryption_keys))
-        counters = None if self._kafka is None else self._start_forwarder(self._kafka)
+        forwarding = None if self._kafka is None else self._start_forwarder(self._kafka)
         if "snapshotter" in self._roles:
             self._start_snapshotter(Seal(settings.encryption_keys))
         janitor = Janitor(self.database, retention_days=settings.retention_days)
         self._spawn("janitor", janitor.run_once, 60.0)
-        metrics = Metrics(
-            self.database, receiver=self.receiver, forwarder=counters, kafka=self._kafka
+        self._metrics = Metrics(
+            self.database,
+            receiver=self.receiver,
+            forwarding=forwarding,
+            retention_days=settings.retention_days,
         )
-        self.admin = AdminServer([*self.health.routes(), *metrics.routes()])
+        self.admin = AdminServer([*self.health.routes(), *self._metrics.routes()])
         with _listening("RELAY_ADMIN_BIND", settings.admin_bind):
             await self.admin.start(settings.admin_bind.host, settings.admin_bind.port)
         _log.info("app.started", roles=sorted(self._roles))
@@ -204,7 +208,7 @@ class App:
             replication_factor=settings.topic_replication_factor,
         )
 
-    def _start_forwarder(self, kafka: Kafka) -> ForwarderCounters:
+    def _start_forwarder(self, kafka: Kafka) -> Shared:
         settings = self._settings
         kafka.start()
         shared = Shared(self.database, kafka, settings)
@@ -213,7 +217,7 @@ class App:
             loop = Loop(f"forwarder-{number}", Forwarder(shared).run_once, idle_seconds=idle)
             self._forwarding.append(asyncio.create_task(loop.run(self._stop_intake)))
         self._spawn("recovery", Recovery(shared).run_once, 1.0)
-        return shared.counters
+        return shared
 
     def _start_snapshotter(self, seal: Seal) -> None:
         shared = snapshotter.Shared(self.database, seal, self._settings)
@@ -250,6 +254,8 @@ class App:
                 await self._snapshots.close()
             if self.admin is not None:
                 await self.admin.stop()
+            if self._metrics is not None:
+                await self._metrics.close()
         _log.info("app.stopped")
 
 

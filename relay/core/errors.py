@@ -41,9 +41,15 @@ class ConfigError(RelayError):
 class SignatureError(RelayError):
     """The signature does not prove that Stripe sent these bytes.
 
-    Codes: `signature_missing`, `signature_malformed`, `signature_wrong`, `signature_expired`.
+    Its codes are the `CODES`.
     """
 
+    CODES: ClassVar = (
+        "signature_missing",
+        "signature_malformed",
+        "signature_wrong",
+        "signature_expired",
+    )
     default_code = "signature_wrong"
 
     def __init__(self, code: str, message: str | None = None) -> None:
@@ -53,10 +59,22 @@ class SignatureError(RelayError):
 class UnusableEvent(RelayError):  # noqa: N818 - a verdict on the event, not a fault of ours
     """The body is not a snapshot event that can be relayed.
 
-    Codes: `not_utf8`, `bom`, `invalid_json`, `too_deep`, `thin_payload`, `missing_id`,
-    `missing_type`, `invalid_type`, `missing_object`, `invalid_object_id`, `invalid_id`.
+    Its codes are the `CODES`.
     """
 
+    CODES: ClassVar = (
+        "not_utf8",
+        "bom",
+        "invalid_json",
+        "too_deep",
+        "thin_payload",
+        "missing_id",
+        "invalid_id",
+        "missing_type",
+        "invalid_type",
+        "missing_object",
+        "invalid_object_id",
+    )
     default_code = "invalid_json"
 
     def __init__(self, code: str, message: str | None = None) -> None:

@@ -57,14 +57,19 @@ class Deliver(msgspec.Struct, frozen=True):
     children_dropped: int = 0
 
 
+SKIP_REASONS: Final = ("unselected", "livemode_mismatch")
+DEAD_CODES: Final = ("no_route", "invalid_topic")
+"""And the codes of UnusableEvent."""
+
+
 class Skip(msgspec.Struct, frozen=True):
-    """Deliberately not sent: `unselected` or `livemode_mismatch`."""
+    """Deliberately not sent, see `SKIP_REASONS`."""
 
     reason: str
 
 
 class Dead(msgspec.Struct, frozen=True):
-    """Can never be sent as things are: `no_route`, `invalid_topic`, or a code of UnusableEvent."""
+    """Can never be sent as things are, see `DEAD_CODES`."""
 
     code: str
     message: str

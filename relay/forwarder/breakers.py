@@ -50,6 +50,10 @@ class Breakers:
         self._trial_seconds = trial_seconds
         self._breakers: dict[str, dict[int, _Breaker]] = {}
 
+    def __len__(self) -> int:
+        """How many are open or on trial."""
+        return sum(map(len, self._breakers.values()))
+
     def concern(self, topic: str) -> bool:
         """Whether the topic has any breaker: mostly not, and then nothing has to be asked."""
         return topic in self._breakers

@@ -12,6 +12,7 @@ import structlog
 from relay.core.record import Record
 from relay.core.transform import Deliver, Skip, dead_letter_record, transform
 from relay.forwarder.breakers import WHOLE_TOPIC, Away, Breakers
+from relay.forwarder.counters import Counters
 from relay.forwarder.outcome import Plan
 from relay.kafka import (
     Acknowledged,
@@ -59,14 +60,20 @@ class Window(msgspec.Struct, frozen=True):
 class Delivery:
     """Sends one batch after the other; shared by the connections of a process."""
 
-    def __init__(self, kafka: Kafka, settings: Settings) -> None:
+    def __init__(self, kafka: Kafka, settings: Settings, counters: Counters) -> None:
         self._kafka = kafka
+        self._counters = counters
         self._probe_seconds = settings.probe_seconds
         self._fruitless = 0
         self._clock = asyncio.get_running_loop().time
         self._breakers = Breakers(
             self._clock, random.random, settings.delivery_timeout_seconds + _REPORT_SECONDS
         )
+
+    @property
+    def partitions_away(self) -> int:
+        """Partitions, and topics as a whole, that take nothing at the moment."""
+        return len(self._breakers)
 
     async def send(self, plans: Sequence[Plan], letters: Letters, window: Window) -> None:
         """Transform and produce the plans in order, and wait for all reports.
@@ -91,7 +98,7 @@ class Delivery:
                 return
             if plan.key in stopped:
                 continue
-            _transform(plan, letters)
+            self._counters.children_dropped += _transform(plan, letters)
             await self._check_topics(plan)
             if plan.verdict is None:
                 plan.first = len(flight.reports)
@@ -129,7 +136,7 @@ class Delivery:
 
         A dead letter that its topic does not take is cut until it fits.
         """
-        _transform(plan, letters)
+        self._counters.children_dropped += _transform(plan, letters)
         await self._check_topics(plan)
         if plan.verdict is not None:
             return
@@ -230,32 +237,36 @@ class Delivery:
             self._kafka.mark_lost()
 
 
-def _transform(plan: Plan, letters: Letters) -> None:
-    """Set the plan's records or verdict; whatever goes wrong is the row's own failure."""
+def _transform(plan: Plan, letters: Letters) -> int:
+    """Set the plan's records or verdict; whatever goes wrong is the row's own failure.
+
+    Returns how many elements of a list have no record of their own for want of an id.
+    """
     if plan.verdict is not None:
-        return
+        return 0
     try:
         if plan.row.kind == QUEUE_DEAD_LETTER_COPY:
             if plan.source.dlq_topic:
                 plan.records = (_copy(plan, letters, None),)
             else:
                 plan.verdict = Skip("discarded")
-            return
+            return 0
         outcome = transform(plan.event, plan.source)
     except Exception as error:
         _log.exception("forwarder.transform_failed", inbox_id=plan.row.inbox_id)
         plan.verdict = Failure("own", "transform_error", f"{type(error).__name__}: {error}")
-        return
-    if isinstance(outcome, Deliver):
-        plan.records = outcome.records
-        if outcome.children_dropped:
-            _log.warning(
-                "forwarder.children_without_id",
-                inbox_id=plan.row.inbox_id,
-                count=outcome.children_dropped,
-            )
-    else:
+        return 0
+    if not isinstance(outcome, Deliver):
         plan.verdict = outcome
+        return 0
+    plan.records = outcome.records
+    if outcome.children_dropped:
+        _log.warning(
+            "forwarder.children_without_id",
+            inbox_id=plan.row.inbox_id,
+            count=outcome.children_dropped,
+        )
+    return outcome.children_dropped
 
 
 def _copy(plan: Plan, letters: Letters, limit: int | None) -> Record:

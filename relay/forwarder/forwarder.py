@@ -57,9 +57,9 @@ class Shared:
         self.kafka = kafka
         self.settings = settings
         self.process_id = uuid4()
-        self.delivery = Delivery(kafka, settings)
-        self.gate = Gate()
         self.counters = Counters()
+        self.delivery = Delivery(kafka, settings, self.counters)
+        self.gate = Gate()
         self.policy = Policy(
             random=random.random,
             max_attempts=settings.max_attempts,
@@ -218,6 +218,7 @@ class Forwarder:
 
     async def _forward(self, pg: asyncpg.Connection, rows: list[QueueRow]) -> int:
         shared = self._shared
+        clock = asyncio.get_running_loop().time
         note_id = uuid4()
         sending = False
         try:
@@ -226,12 +227,12 @@ class Forwarder:
             await _skip_superseded(pg, plans)
             copies = [row.inbox_id for row in rows if row.kind == QUEUE_DEAD_LETTER_COPY]
             letters = await receipts.read_dead_letters(pg, copies) if copies else {}
-            sending = True
+            sending, sent_from = True, clock()
             if plans and rows[0].alone:
                 await shared.delivery.send_alone(plans[0], letters, window)
             else:
                 await shared.delivery.send(plans, letters, window)
-            sending = False
+            sending, produce = False, clock() - sent_from
             outcomes = decide(plans, shared.policy)
             outcomes.parked += lost
             await self._settle(pg, outcomes, note_id)
@@ -239,7 +240,7 @@ class Forwarder:
         except BaseException as error:
             await self._abandon(note_id, error, sending=sending)
             raise
-        shared.counters.count(outcomes, asyncio.get_running_loop().time() - window.opened)
+        shared.counters.count(len(rows), outcomes, clock() - window.opened, produce)
         return _report(rows, outcomes)
 
     async def _take(

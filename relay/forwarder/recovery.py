@@ -14,6 +14,7 @@ from relay.store.tables import QUEUE_EVENT
 
 _log = structlog.get_logger("relay.forwarder")
 
+_CRASHED = "crashed_worker"
 MAX_CRASHES = 3
 """Crashes with the event alone in flight after which it is dead."""
 
@@ -45,9 +46,12 @@ class Recovery:
                 batch = await queue.take_dead_note(pg, note_id, MAX_CRASHES)
                 if batch is None:
                     continue
-                await self._bury(pg, batch)
+                dead, halted = await self._bury(pg, batch)
             taken += 1
-            self._shared.counters.lanes_freed += 1
+            counters = self._shared.counters
+            counters.batches_freed += 1
+            counters.dead[_CRASHED] += dead
+            counters.sources_halted += halted
             _log.warning(
                 "forwarder.lanes_freed",
                 suspects=batch.suspects,
@@ -55,9 +59,11 @@ class Recovery:
             )
         return ended + taken
 
-    async def _bury(self, pg: asyncpg.Connection, batch: CrashedBatch) -> None:
+    async def _bury(self, pg: asyncpg.Connection, batch: CrashedBatch) -> tuple[int, int]:
+        """Returns how many events died, and how many sources were halted instead."""
+        dead = halted = 0
         if not batch.dead:
-            return
+            return dead, halted
         events = await queue.read_events(pg, batch.dead)
         for row in batch.dead:
             source = self._shared.source(row.source_id)
@@ -66,7 +72,10 @@ class Recovery:
                 continue
             error = f"its process failed {row.crashes} times with this event alone in flight"
             if not source.dlq:
-                await queue.halt(pg, row, "crashed_worker", error)
+                await queue.halt(pg, row, _CRASHED, error)
+                halted += 1
                 continue
             attempts = row.attempts + row.crashes
-            await receipts.bury(pg, [death(row, source, event, "crashed_worker", error, attempts)])
+            await receipts.bury(pg, [death(row, source, event, _CRASHED, error, attempts)])
+            dead += 1
+        return dead, halted

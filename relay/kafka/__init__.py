@@ -4,10 +4,12 @@ from relay.kafka.inspection import Cluster, Inspection, TopicState
 from relay.kafka.partitioner import partition_of
 from relay.kafka.producer import Flight, Kafka, QueueFullError
 from relay.kafka.reader import KafkaRecord, TopicReader
+from relay.kafka.statistics import Broker, Statistics
 from relay.kafka.verdict import Acknowledged, Failure, Report, Verdict, classify
 
 __all__ = [
     "Acknowledged",
+    "Broker",
     "Cluster",
     "Failure",
     "Flight",
@@ -16,6 +18,7 @@ __all__ = [
     "KafkaRecord",
     "QueueFullError",
     "Report",
+    "Statistics",
     "TopicReader",
     "TopicState",
     "Verdict",

@@ -8,6 +8,7 @@ from typing import Any, Final
 from confluent_kafka import KafkaError, KafkaException
 
 from relay.core.errors import ConfigError
+from relay.kafka import statistics
 from relay.settings import librdkafka
 
 # Above any record that the receiver can have taken in, so that the broker gives the verdict on
@@ -31,8 +32,12 @@ _DEFAULTS: Final[Mapping[str, Any]] = {
     "socket.keepalive.enable": True,
     "reconnect.backoff.max.ms": 2_000,
     "topic.metadata.refresh.interval.ms": 30_000,
+    # For the metrics: with a thousand partitions a report is a megabyte.
+    statistics.INTERVAL: 10_000,
 }
-_PRODUCER_ONLY: Final = ("compression.", "linger.", "queue.buffering.", "batch.", "sticky.")
+_PRODUCER_ONLY: Final = (
+    *("compression.", "linger.", "queue.buffering.", "batch.", "sticky.", "statistics."),
+)
 # What only `relay tail` has a use for.
 _CONSUMER_ONLY: Final = (
     *("check.crcs", "fetch.", "isolation.level", "max.partition.fetch.bytes", "queued."),

@@ -18,6 +18,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from relay.core.record import Record
 from relay.kafka import config
 from relay.kafka.clientlog import client_log
+from relay.kafka.statistics import INTERVAL, Listener, Statistics
 from relay.kafka.topics import Topics
 from relay.kafka.trouble import Troubles
 from relay.kafka.verdict import Acknowledged, Failure, Report, arrived_somewhere, classify
@@ -105,15 +106,20 @@ class Kafka:
         connection = config.connection(bootstrap_servers, properties)
         self._troubles = Troubles(connection.get("security.protocol"))
         self._made_at = 0.0
+        self._listener = Listener()
         self._config: dict[str, Any] = {
             **config.producer(connection, delivery_timeout_seconds),
             "error_cb": self._on_error,
+            "stats_cb": self._listener.take,
         }
+        self.rebuilds = 0
+        """Producers that were replaced by a new one."""
         self._down = threading.Event()
         self._lost = threading.Event()
         self._stopped = threading.Event()
         self._poller: threading.Thread | None = None
         self._producer = self._make()
+        self._statistics_seconds = int(self._config[INTERVAL]) / 1000
         self.topics = Topics(
             connection,
             auto_create=auto_create,
@@ -157,6 +163,11 @@ class Kafka:
     def is_down(self) -> bool:
         """Every broker is away; claiming would only make rows wait elsewhere."""
         return self._down.is_set()
+
+    @property
+    def statistics(self) -> Statistics | None:
+        """The client's own, some seconds old; None while there are none."""
+        return self._listener.latest(self._statistics_seconds)
 
     def mark_down(self) -> None:
         """No broker is there; the caller may have seen a whole batch fail for want of one."""
@@ -225,6 +236,7 @@ class Kafka:
         """A new producer in place of the old one, of which nothing may be in flight."""
         await asyncio.to_thread(self._renew)
         self._lost.clear()
+        self.rebuilds += 1
         self.start()
         _log.warning("kafka.producer_rebuilt")
 

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from relay.core.errors import SignatureError
+
 if TYPE_CHECKING:
     from litestar.types import HTTPResponseBodyEvent, HTTPResponseStartEvent, Send
 
@@ -67,6 +69,30 @@ TOO_LARGE: Final = Answer(413, "body_too_large", close=True)
 _RETRY: Final = (b"retry-after", b"%d" % RETRY_AFTER_SECONDS)
 OVERLOADED: Final = Answer(503, "overloaded", None, _RETRY, close=True)
 UNAVAILABLE: Final = Answer(503, "unavailable", None, _RETRY)
+
+
+ANSWERS: Final = (
+    *((answer.status, answer.word) for answer in (STORED, DUPLICATE)),
+    (200, "dead_letter"),
+    *((400, code) for code in SignatureError.CODES),
+    # What the connection answers by itself.
+    (400, "bad_request"),
+    (400, "incomplete_request"),
+    (408, "body_timeout"),
+    (431, "headers_too_large"),
+    *(
+        (answer.status, answer.word)
+        for answer in (
+            UNAUTHORIZED,
+            METHOD_NOT_ALLOWED,
+            TOO_LARGE,
+            CONTENT_ENCODING,
+            OVERLOADED,
+            UNAVAILABLE,
+        )
+    ),
+)
+"""Status and word of everything that is said here."""
 
 
 def dead_letter(code: str) -> Answer:

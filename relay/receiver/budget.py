@@ -20,12 +20,13 @@ class Budget:
     def __init__(self, total: int, largest: int) -> None:
         self.in_flight = 0
         self._for_large = max(total * 3 // 4, largest + REQUEST_BYTES)
-        self._total = max(total, self._for_large + _LARGE)
+        self.total = max(total, self._for_large + _LARGE)
+        """What is in flight never exceeds this."""
 
     def take(self, held: int, wanted: int) -> bool:
         """Raises what one request holds from `held` to `wanted` bytes, when there is room."""
         in_flight = self.in_flight + wanted - held
-        if in_flight > (self._for_large if wanted > _LARGE else self._total):
+        if in_flight > (self._for_large if wanted > _LARGE else self.total):
             return False
         self.in_flight = in_flight
         return True

@@ -312,9 +312,7 @@ class _Session:
             raise
         finally:
             watchdog.cancel()
-        self._counters.batches += 1
-        self._counters.rows += len(events)
-        self._counters.commit_seconds += loop.time() - began
+        self._counters.count_commit(fresh, loop.time() - began)
         return fresh
 
     async def _repeat(self, events: Sequence[NewEvent]) -> list[bool]:

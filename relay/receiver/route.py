@@ -179,4 +179,7 @@ class WebhookRoute:
             fresh = await self._commit.put(event)
         if not fresh:
             return answers.DUPLICATE
-        return answers.STORED if event.dead_code is None else answers.dead_letter(event.dead_code)
+        if event.dead_code is None:
+            return answers.STORED
+        self._counters.dead[event.dead_code] += 1
+        return answers.dead_letter(event.dead_code)

@@ -76,6 +76,11 @@ class Receiver:
         """Rows that wait to be stored now."""
         return self._commit.queued
 
+    @property
+    def requests_in_flight(self) -> int:
+        """Requests that are being read, stored or answered now, health checks included."""
+        return 0 if self._server is None else len(self._server.server_state.tasks)
+
     async def start(
         self, host: str = "127.0.0.1", port: int = 8080, *, sock: socket.socket | None = None
     ) -> None:

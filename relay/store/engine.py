@@ -18,6 +18,7 @@ import asyncpg
 from sqlalchemy import event
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+from sqlalchemy.pool import QueuePool
 
 from relay.core.errors import ConfigError
 from relay.settings import postgres
@@ -104,6 +105,7 @@ class Database:
         self._patience_seconds = patience_seconds
         self._application_name = application_name
         self._pooled: bool | None = None
+        self._most = pool_size + MAX_OVERFLOW
         self.engine = create_async_engine(
             "postgresql+asyncpg://",
             # A logged error must not repeat bodies and secrets.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from datetime import timedelta
+from typing import Any, cast
 
+import asyncpg
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -91,3 +93,84 @@ async def partitions_ahead_days(connection: AsyncConnection) -> float | None:
         )
     ).scalar_one()
     return found
+
+
+async def overdue_partitions(connection: AsyncConnection, retention_days: int) -> int:
+    """Partitions of which the retention has passed, and which are there all the same.
+
+    Something unfinished points into them, nobody may drop them, or a drop is under way.
+    """
+    if retention_days <= 0:
+        return 0
+    found: int = (
+        await connection.execute(
+            text(
+                """
+                SELECT count(*)
+                FROM pg_inherits h JOIN pg_class c ON c.oid = h.inhrelid
+                CROSS JOIN LATERAL regexp_match(
+                    pg_get_expr(c.relpartbound, c.oid), 'TO \\(''([^'']+)''\\)') AS b (ends)
+                WHERE h.inhparent = 'relay.inbox'::regclass
+                  AND b.ends[1]::timestamptz <= now() - CAST(:kept AS interval)
+                """
+            ),
+            {"kept": timedelta(days=retention_days)},
+        )
+    ).scalar_one()
+    return found
+
+
+async def queued_rows(connection: AsyncConnection) -> int:
+    """About how many rows the queue has, as the server keeps count: cheap however many."""
+    found: int = (
+        await connection.execute(
+            text("SELECT n_live_tup FROM pg_stat_all_tables WHERE relid = 'relay.queue'::regclass")
+        )
+    ).scalar_one()
+    return found
+
+
+async def resting_lanes(connection: AsyncConnection) -> int | None:
+    """Lanes that wait until the records of a batch cannot arrive any more that lost its database.
+
+    Whoever forwards holds a lock on the table of the lanes; a note without its holder rests. None
+    behind a pooler, which has process ids of its own.
+    """
+    raw = await connection.get_raw_connection()
+    driver = cast("asyncpg.Connection", raw.driver_connection)
+    told = (await connection.execute(text("SELECT pg_backend_pid()"))).scalar_one()
+    if told != driver.get_server_pid():
+        return None
+    # In two steps: a batch that ends between the look at the notes and the look at the locks, which
+    # are not of the same moment, has no note any more in the second.
+    rows = await connection.execute(
+        text(
+            """
+            SELECT n.id FROM relay.batch_note n WHERE NOT EXISTS (
+                SELECT FROM pg_locks l
+                WHERE l.pid = n.backend_pid AND l.relation = 'relay.lane'::regclass
+                  AND l.mode = 'RowShareLock' AND l.granted)
+            """
+        )
+    )
+    suspects = list(rows.scalars())
+    found: int = (
+        await connection.execute(
+            text(
+                """
+                SELECT coalesce(sum(cardinality(lanes)), 0) FROM relay.batch_note
+                WHERE id = ANY (CAST(:suspects AS uuid[]))
+                """
+            ),
+            {"suspects": suspects},
+        )
+    ).scalar_one()
+    return found
+
+
+async def bound_statements(connection: AsyncConnection, seconds: float) -> None:
+    """Let the server give up whatever takes longer, until the end of the transaction."""
+    await connection.execute(
+        text("SELECT set_config('statement_timeout', :timeout, true)"),
+        {"timeout": f"{int(seconds * 1000)}ms"},
+    )

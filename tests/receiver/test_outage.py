@@ -192,7 +192,7 @@ def test_a_client_that_leaves_in_the_middle_of_the_commit_is_still_stored(
     if reset:
         serving.wait_until(lambda: counters.connections == 0)
     gate.open()
-    serving.wait_until(lambda: counters.rows == 1)
+    serving.wait_until(lambda: counters.commit_rows.sum == 1)
     assert [row["event_id"] for row in serving.fetch(STORED)] == ["evt_1"]
     assert counters.batches_failed == 0
 

@@ -1,0 +1,63 @@
+"""Metric families: declared once with their name and text, filled with the values of a scrape."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from itertools import accumulate
+from typing import Literal
+
+import msgspec
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+
+from relay.histogram import Histogram
+
+Values = Iterable[tuple[tuple[str, ...], float | None]] | float | None
+"""Pairs of label values and a figure; a figure alone has no labels. None is an unknown figure: it
+is missing from the page, and never 0."""
+
+
+class Family(msgspec.Struct, frozen=True):
+    """A counter or a gauge. Prometheus adds ``_total`` to the name of a counter."""
+
+    kind: Literal["counter", "gauge"]
+    name: str
+    text: str
+    labels: tuple[str, ...] = ()
+
+    def filled(self, values: Values) -> Metric:
+        make = CounterMetricFamily if self.kind == "counter" else GaugeMetricFamily
+        family = make(self.name, self.text, labels=self.labels)
+        if isinstance(values, int | float):
+            values = [((), values)]
+        for labels, value in values or ():
+            if value is not None:
+                family.add_metric(labels, value)
+        return family
+
+
+def counter(name: str, text: str, *labels: str) -> Family:
+    return Family("counter", name, text, labels)
+
+
+def gauge(name: str, text: str, *labels: str) -> Family:
+    return Family("gauge", name, text, labels)
+
+
+def histogram(name: str, text: str, observed: Histogram) -> Metric:
+    """A histogram without labels; its bounds are shown as people write them (``0.5``, ``10``)."""
+    family = HistogramMetricFamily(name, text)
+    bounds = [*(f"{bound:g}" for bound in observed.bounds), "+Inf"]
+    family.add_metric((), list(zip(bounds, accumulate(observed.counts), strict=True)), observed.sum)
+    return family
+
+
+def from_zero(
+    counted: Mapping[str, int], known: Iterable[str]
+) -> list[tuple[tuple[str, ...], float | None]]:
+    """One value per word, 0 for those that have not come up: a rate sees the first one too."""
+    return [((word,), count) for word, count in (dict.fromkeys(known, 0) | dict(counted)).items()]
