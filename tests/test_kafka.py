@@ -310,8 +310,10 @@ async def test_a_fatal_error_asks_for_a_new_producer(make_kafka: MakeKafka, tmp_
         assert (report.verdict, report.producer_lost) == ("transient", True)
         assert "kafka.producer_fatal" in [each["event"] for each in logs]
         before = kafka._producer
+        assert kafka.rebuilds == 0
         await kafka.rebuild()
         assert not kafka.needs_rebuild
+        assert kafka.rebuilds == 1
         assert kafka._producer is not before
         assert isinstance((await send(kafka, record("topic")))[0], Acknowledged)
 
