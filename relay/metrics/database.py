@@ -45,6 +45,8 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     fresh: float = 5.0
     """For so long what was read is shown again."""
     rest: float = 20.0
+    failed: float = 60.0
+    """A group that failed rests for so long: the server logs every refusal."""
 
 
 class _Reading:
@@ -101,15 +103,13 @@ class DatabaseFigures:
             self._task = asyncio.create_task(self._read(), name="relay-metrics")
         left = self._began + self._bounds.deadline - loop.time()
         await asyncio.wait({self._task}, timeout=max(left, 0.0))
-        if self._task is None:
-            return
-        # It goes on: to cancel it would wait for the same server.
-        self._up = False
+        if self._task is not None:
+            self._up = False  # it goes on, until its connection is cut
 
     async def _read(self) -> None:
         loop = asyncio.get_running_loop()
         try:
-            async with self._database.begin() as connection:
+            async with self._database.begin(self._bounds.deadline) as connection:
                 await status.bound_statements(connection, self._bounds.statement)
                 for reading in self._readings:
                     if loop.time() >= reading.due:
@@ -137,7 +137,8 @@ class DatabaseFigures:
                 raise
             self._tell(reading, error)
         reading.seconds = loop.time() - began
-        reading.due = loop.time() + max(self._bounds.fresh, reading.seconds * self._bounds.rest)
+        rest = self._bounds.fresh if reading.told is None else self._bounds.failed
+        reading.due = loop.time() + max(rest, reading.seconds * self._bounds.rest)
 
     def _tell(self, reading: _Reading, error: BaseException) -> None:
         # The driver's own error, of which SQLAlchemy makes two more; its text may quote anything.

@@ -252,6 +252,11 @@ class Database:
             finally:
                 await asyncio.shield(pooled.close())
 
+    @property
+    def in_use(self) -> tuple[int, int]:
+        """Connections that somebody holds now, and how many there may be."""
+        return cast("QueuePool", self.engine.pool).checkedout(), self._most
+
     async def discard_pool(self) -> None:
         """Forget every pooled connection, e.g. after a failover made their host read-only."""
         await self.engine.dispose()
