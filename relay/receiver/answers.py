@@ -84,6 +84,7 @@ ANSWERS: Final = (
         (answer.status, answer.word)
         for answer in (
             UNAUTHORIZED,
+            SOURCE_ADDRESS,
             METHOD_NOT_ALLOWED,
             TOO_LARGE,
             CONTENT_ENCODING,

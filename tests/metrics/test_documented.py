@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from relay.receiver import ANSWERS
+from relay.receiver import ANSWERS, answers
 from tests.metrics.scrape import Page
 from tests.metrics.world import World, all_roles, send_known_traffic
 
@@ -61,6 +61,12 @@ def test_every_name_has_the_unit_that_it_is_in() -> None:
     for name, (kind, _) in documented().items():
         assert name.endswith("_total") is (kind == "counter"), name
         assert not re.search(r"_(ms|millis|minutes|days|kb|kilobytes|percent)\b", name), name
+
+
+def test_every_answer_counts_from_zero() -> None:
+    made = [each for each in vars(answers).values() if isinstance(each, answers.Answer)]
+    assert {(each.status, each.word) for each in made} <= set(ANSWERS)
+    assert len(set(ANSWERS)) == len(ANSWERS)
 
 
 def test_every_result_is_explained() -> None:
