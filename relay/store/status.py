@@ -130,6 +130,14 @@ async def queued_rows(connection: AsyncConnection) -> int:
     return found
 
 
+async def may_read_notes(connection: AsyncConnection) -> bool:
+    """Whether this role may know of the batches in flight; a receiver's may not."""
+    found: bool = (
+        await connection.execute(text("SELECT has_table_privilege('relay.batch_note', 'SELECT')"))
+    ).scalar_one()
+    return found
+
+
 async def resting_lanes(connection: AsyncConnection) -> int | None:
     """Lanes that wait until the records of a batch cannot arrive any more that lost its database.
 

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import asyncpg
@@ -21,6 +22,7 @@ from relay.store import partitions, sources, status
 from relay.store.engine import Database
 from tests.metrics.scrape import Page
 from tests.receiver.proxy import Proxy
+from tests.support.logins import as_login
 from tests.support.processes import eventually
 
 ALWAYS = Bounds(fresh=0, rest=0)
@@ -187,13 +189,37 @@ async def test_a_group_fails_alone(database: Database) -> None:
     assert up == {"broken": 0, "late": 0, "counted": 1}
 
 
+@pytest.mark.parametrize(
+    ("login", "missing"),
+    [
+        ("receiver", {"relay_queue_batches_in_flight", "relay_queue_lanes_resting"}),
+        ("forwarder", set()),
+        ("services", set()),
+    ],
+)
+async def test_what_the_roles_of_services_see(
+    database: Database, database_url: str, login: str, missing: set[str]
+) -> None:
+    await add_source(database)
+    async with metrics_on(as_login(database_url, login)) as metrics:
+        page = await scrape(metrics)
+    assert set(page.all("relay_database_figures_up", "group").values()) == {1}
+    may_be_missing = {
+        "relay_database_oldest_transaction_seconds",  # there may be none
+        "relay_source_oldest_pending_seconds",  # nothing waits
+        "relay_queue_lanes_resting",  # behind a pooler
+    }
+    assert missing <= page.empty() <= missing | may_be_missing
+
+
 async def test_a_role_that_may_read_nothing(database: Database, database_url: str) -> None:
     role = f"relay_test_{uuid4().hex}"
     async with database.driver() as pg:
-        await pg.execute(f"CREATE ROLE {role}; GRANT {role} TO CURRENT_USER")
+        await pg.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'for-tests-only'")
     try:
-        separator = "&" if "?" in database_url else "?"
-        async with metrics_on(f"{database_url}{separator}options=-c%20role%3D{role}") as metrics:
+        parts = urlsplit(database_url)
+        place = f"{role}:for-tests-only@{parts.netloc.rpartition('@')[2]}"
+        async with metrics_on(parts._replace(netloc=place).geturl()) as metrics:
             page = await scrape(metrics)
     finally:
         async with database.driver() as pg:

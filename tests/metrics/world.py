@@ -16,6 +16,7 @@ from tests.acceptance.fleet import get
 from tests.acceptance.sender import Webhook, post
 from tests.forwarder.world import event
 from tests.metrics.scrape import Page
+from tests.support.logins import as_login
 from tests.support.processes import eventually
 
 SECRET = "whsec_" + "m" * 32
@@ -75,7 +76,7 @@ class World:
 async def all_roles(database_url: str, kafka: str, prefix: str) -> AsyncIterator[World]:
     key = new_key()
     settings = Settings(
-        database_url=database_url,
+        database_url=as_login(database_url, "services"),
         kafka_bootstrap_servers=kafka,
         kafka_properties={"statistics.interval.ms": "100"},
         encryption_keys=(key,),
