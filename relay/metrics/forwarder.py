@@ -9,6 +9,7 @@ from relay.core.transform import DEAD_CODES, SKIP_REASONS
 from relay.forwarder import Shared
 from relay.metrics.families import counter, from_zero, gauge, histogram
 
+_SKIP_REASONS = (*SKIP_REASONS, "superseded")
 _DEAD_CODES = (*DEAD_CODES, *UnusableEvent.CODES, "too_large", "transform_error", "crashed_worker")
 
 _LOST = counter("relay_forwarder_batches_lost", "Batches that did not come to their end.")
@@ -53,7 +54,7 @@ def of_forwarder(shared: Shared) -> list[Metric]:
         _DELIVERED.filled(counters.events_delivered),
         _COPIES.filled(counters.copies_delivered),
         _RECORDS.filled(counters.records),
-        _SKIPPED.filled(from_zero(counters.skipped, SKIP_REASONS)),
+        _SKIPPED.filled(from_zero(counters.skipped, _SKIP_REASONS)),
         _DEAD.filled(from_zero(counters.dead, _DEAD_CODES)),
         _RETRIES.filled(from_zero(counters.retries, ())),
         _CHILDREN.filled(counters.children_dropped),
