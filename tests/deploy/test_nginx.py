@@ -15,8 +15,9 @@ import pytest
 from relay.dev import samples
 from relay.store.sealing import new_key
 from tests.acceptance.fleet import Answer, Serving, create_source, environment, get, read_answer
-from tests.acceptance.sender import Webhook
+from tests.acceptance.sender import Webhook, sign
 from tests.deploy.nginx import Nginx
+from tests.deploy.tools import program, run
 from tests.support.databases import Databases
 from tests.support.processes import eventually
 
@@ -221,6 +222,22 @@ async def test_nothing_but_webhooks_is_reachable(front: Front) -> None:
         assert (await front.ask(request.encode())).status == 404, path
 
 
+async def test_http2_reaches_relay_too(front: Front, tmp_path: Path) -> None:
+    curl = program("curl", source="Debian: curl")
+    body = tmp_path / "body"
+    body.write_bytes(event(6))
+    signature = sign(event(6), SECRET)
+
+    said = run(
+        *(curl, "--silent", "--http2", "--cacert", front.nginx.logs.parent / "fullchain.pem"),
+        *("--header", f"stripe-signature: {signature}", "--data-binary", f"@{body}"),
+        *("--write-out", " %{http_version} %{http_code}"),
+        f"https://127.0.0.1:{front.nginx.port}{front.webhook.path}",
+    )
+
+    assert said == '{"received":true} 2 200'
+
+
 async def test_old_tls_is_refused_and_http2_offered(front: Front) -> None:
     old = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     old.load_verify_locations(cadata=None, cafile=front.nginx.logs.parent / "fullchain.pem")
@@ -329,13 +346,37 @@ async def test_what_a_client_claims_to_be_is_overwritten(tmp_path: Path) -> None
         ]
 
 
-async def test_relay_checks_the_address_that_nginx_saw(database_url: str, tmp_path: Path) -> None:
-    stripe, stranger = "127.0.0.2", "127.0.0.3"
-    checks = {"RELAY_STRIPE_SOURCE_ADDRESSES": stripe, "RELAY_TRUSTED_PROXIES": "127.0.0.1"}
-    async with fronting(database_url, tmp_path, **checks) as front:
-        genuine = front.webhook.request(event(1))
-        claiming = genuine.replace(b"\r\n", f"\r\nx-forwarded-for: {stripe}\r\n".encode(), 1)
+STRIPE, STRANGER = "127.0.0.2", "127.0.0.3"
 
-        assert (await front.ask(genuine, client=stripe)).status == 200
-        assert (await front.ask(genuine, client=stranger)).status == 403
-        assert (await front.ask(claiming, client=stranger)).status == 403
+
+@pytest.fixture(scope="module")
+async def strict_front(
+    postgres: Databases, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Front]:
+    """Receivers that have little patience, and take events from one address only."""
+    settings = {
+        "RELAY_BODY_TIMEOUT_SECONDS": "2",
+        "RELAY_STRIPE_SOURCE_ADDRESSES": STRIPE,
+        "RELAY_TRUSTED_PROXIES": "127.0.0.1",
+    }
+    database_url = await postgres.create()
+    async with fronting(database_url, tmp_path_factory.mktemp("strict"), **settings) as found:
+        yield found
+    await postgres.drop(database_url)
+
+
+async def test_relay_checks_the_address_that_nginx_saw(strict_front: Front) -> None:
+    genuine = strict_front.webhook.request(event(1))
+    claiming = genuine.replace(b"\r\n", f"\r\nx-forwarded-for: {STRIPE}\r\n".encode(), 1)
+
+    assert (await strict_front.ask(genuine, client=STRIPE)).status == 200
+    assert (await strict_front.ask(genuine, client=STRANGER)).status == 403
+    assert (await strict_front.ask(claiming, client=STRANGER)).status == 403
+
+
+async def test_a_large_body_is_under_the_clock_of_relay(strict_front: Front) -> None:
+    request = strict_front.head("content-length: 2000000") + b" " * 500_000
+
+    answer = await strict_front.ask(request, client=STRIPE)
+
+    assert (answer.status, answer.json) == (408, {"error": "body_timeout"})
