@@ -15,15 +15,22 @@ import pytest
 import pytest_asyncio
 
 from relay.core.errors import ConfigError
-from relay.dev import postgres
-from relay.dev.postgres import EmbeddedPostgres, Installation
+from relay.dev.postgres import EmbeddedPostgres, Installation, installations
 from relay.janitor import Janitor
 from relay.store import roles
 from relay.store.engine import Database
 from relay.store.schema import migrate
 from tests.store.rows import new_event, put
 
-INSTALLED = [each for each in postgres.installations() if each.major >= 15]
+INSTALLED = [
+    *(each for each in installations() if each.major >= 15),
+    # Debian's packages, where they are.
+    *(
+        Installation(int(directory.name), directory / "bin")
+        for directory in sorted(Path("/usr/lib/postgresql").glob("1[5-9]"))
+        if (directory / "bin" / "initdb").is_file()
+    ),
+]
 PASSWORD = "for-tests-only"
 
 OWNERS = """
@@ -86,18 +93,12 @@ class Server:
 async def server(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Server]:
-    chosen: Installation = request.param
-
-    def choose(_available: object, _cluster: Path) -> Installation:
-        return chosen
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(postgres, "choose", choose)
-        async with EmbeddedPostgres(tmp_path_factory.mktemp("managed")) as running:
-            pg = await asyncpg.connect(running.dsn)
-            await pg.execute(f"CREATE ROLE master LOGIN CREATEROLE CREATEDB PASSWORD '{PASSWORD}'")
-            await pg.close()
-            yield Server(running.dsn)
+    directory = tmp_path_factory.mktemp("managed")
+    async with EmbeddedPostgres(directory, installation=request.param) as running:
+        pg = await asyncpg.connect(running.dsn)
+        await pg.execute(f"CREATE ROLE master LOGIN CREATEROLE CREATEDB PASSWORD '{PASSWORD}'")
+        await pg.close()
+        yield Server(running.dsn)
 
 
 async def stores(url: str) -> bool:
