@@ -20,6 +20,7 @@ from tests.acceptance import evidence
 from tests.acceptance.expectation import Expected, Settings, expected_records
 from tests.acceptance.fleet import create_source, environment
 from tests.acceptance.sender import Event, Sender, Webhook
+from tests.support.logins import as_login
 from tests.support.processes import eventually
 
 SECRET = "whsec_" + "e" * 32
@@ -53,7 +54,7 @@ async def test_every_type(
     everything = route_by == "object"
     source = Settings("Müller & Söhne", topic_prefix, route_by, everything, everything)
     environ = environment(
-        RELAY_DATABASE_URL=database_url,
+        RELAY_DATABASE_URL=as_login(database_url, "services"),
         RELAY_KAFKA_BOOTSTRAP_SERVERS=kafka,
         RELAY_ENCRYPTION_KEYS=new_key(),
         RELAY_TOPIC_PARTITIONS="2",
