@@ -10,6 +10,7 @@ import asyncpg
 import pytest
 
 from relay.forwarder.delivery import Delivery
+from relay.store.engine import Database
 from relay.store.failures import DATABASE_FAILURES
 from tests.forwarder.world import World, event, ids_of
 from tests.support.processes import eventually
@@ -177,31 +178,23 @@ async def test_a_transaction_that_may_not_be_ended_does_not_stop_the_recovery(
     await world.put(source, event())
     process = world.process(frozen_after_seconds=0.0)
     await _leave_a_dead_note(world)
-    async with world.database.driver() as operator, world.database.driver() as limited:
-        await operator.execute("BEGIN; SELECT FROM relay.lane WHERE lane = 63 FOR NO KEY UPDATE")
-        role = "limited_" + world.prefix.rstrip("-")
-        await limited.execute(
-            f'CREATE ROLE "{role}"; GRANT USAGE ON SCHEMA relay TO "{role}";'
-            f'GRANT ALL ON ALL TABLES IN SCHEMA relay TO "{role}";'
-            f'GRANT pg_read_all_stats TO "{role}"; SET ROLE "{role}"'
+    role = "limited_" + world.prefix.rstrip("-")
+    async with world.database.driver() as pg:
+        await pg.execute(
+            f"CREATE ROLE \"{role}\" LOGIN PASSWORD '{role}'"
+            " IN ROLE relay_forwarder, pg_read_all_stats"
         )
-        monkeypatch.setattr(process.shared.database, "driver", _always(limited))
+    place = world.database.dsn.rpartition("@")[2]
+    limited = Database(f"postgresql://{role}:{role}@{place}")
+    monkeypatch.setattr(process.shared, "database", limited)
+    async with world.database.driver() as operator:
+        await operator.execute("BEGIN; SELECT FROM relay.lane WHERE lane = 63 FOR NO KEY UPDATE")
         try:
             assert await process.recovery.run_once() == 1
         finally:
-            await limited.execute(f'RESET ROLE; DROP OWNED BY "{role}"; DROP ROLE "{role}"')
             await operator.execute("ROLLBACK")
-
-
-def _always(pg: asyncpg.Connection) -> Callable[[], Any]:
-    class Same:
-        async def __aenter__(self) -> asyncpg.Connection:
-            return pg
-
-        async def __aexit__(self, *_: object) -> None:
-            pass
-
-    return Same
+            await limited.close()
+            await operator.execute(f'DROP ROLE "{role}"')
 
 
 async def _leave_a_dead_note(world: World) -> None:
