@@ -155,3 +155,10 @@ def test_every_password_in_it_is_a_secret() -> None:
         *("hun%2Fter", "hun/ter", "swordfish", "open%20sesame", "open sesame"),
     }
     assert secrets_of("postgresql://u@[::1/d") == ()
+
+
+def test_how_far_tls_goes_is_what_the_driver_will_do() -> None:
+    assert postgres.tls_mode("postgresql://a/d", {}) == "prefer"
+    assert postgres.tls_mode("postgresql://a/d", {"PGSSLMODE": "require"}) == "require"
+    given = "postgresql://a/d?sslmode=verify-full"
+    assert postgres.tls_mode(given, {"PGSSLMODE": "require"}) == "verify-full"

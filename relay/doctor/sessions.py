@@ -5,13 +5,12 @@ long they may do what.
 from __future__ import annotations
 
 from typing import Final, Literal
-from urllib.parse import parse_qs, urlsplit
 
 from relay.doctor.check import Check, Findings
 from relay.doctor.finding import Finding, ok, skipped, warning
 from relay.doctor.patient import Patient
 from relay.doctor.server import REACHABLE
-from relay.settings import Settings
+from relay.settings import Settings, postgres
 from relay.store import server
 from relay.store.engine import MAX_OVERFLOW
 from relay.store.server import Server
@@ -74,13 +73,9 @@ def judge_connections(found: Server, settings: Settings) -> Finding:
 
 
 async def _tls(patient: Patient) -> Findings:
-    url = patient.settings.require_database_url()
+    mode = postgres.tls_mode(patient.settings.require_database_url())
     pooler = await patient.recall(_look_for_pooler)
-    return judge_tls(
-        await patient.ask(server.server),
-        mode=parse_qs(urlsplit(url).query).get("sslmode", ["prefer"])[-1],
-        pooler=pooler,
-    )
+    return judge_tls(await patient.ask(server.server), mode=mode, pooler=pooler)
 
 
 def judge_tls(found: Server, *, mode: str, pooler: Pooler) -> Finding:

@@ -22,7 +22,10 @@ FROZEN_WARNING: Final = 1_000_000_000
 FROZEN_FAILURE: Final = 1_800_000_000
 """Transactions; at 2 billion PostgreSQL stops taking writes."""
 
-_HOUSEKEEPING = "is a `relay serve` running? Its log tells what its housekeeping (janitor) misses"
+_HOUSEKEEPING = (
+    "is a `relay serve` running? Its log tells what housekeeping (janitor) misses; `relay"
+    " housekeeping` does a round of it"
+)
 
 
 async def _partitions(patient: Patient) -> Findings:

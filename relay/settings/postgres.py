@@ -13,7 +13,7 @@ import ssl
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
-from urllib.parse import parse_qsl, quote, unquote, urlsplit, urlunsplit
+from urllib.parse import parse_qs, parse_qsl, quote, unquote, urlsplit, urlunsplit
 
 import msgspec
 
@@ -139,6 +139,12 @@ def route(url: str, environ: Mapping[str, str] = os.environ) -> Route:
         ),
         liveness=_liveness(query),
     )
+
+
+def tls_mode(url: str, environ: Mapping[str, str] = os.environ) -> str:
+    """The sslmode in force, in libpq's words."""
+    query = parse_qs(urlsplit(route(url, environ).url).query)
+    return query.get("sslmode", [environ.get("PGSSLMODE", "prefer")])[-1]
 
 
 def secrets_of(url: str) -> tuple[str, ...]:
