@@ -206,7 +206,19 @@ def judge_availability(states: Sequence[TopicState]) -> list[Finding]:
                 "bring back the brokers that hold them",
             )
         )
-    fine = ok("every partition has a leader and the replicas that it needs")
+    behind = [
+        f"{each.name} ({each.in_sync} of {each.replication_factor})"
+        for each in states
+        if each.in_sync < each.replication_factor
+    ]
+    if behind and not findings:
+        findings.append(
+            warning(
+                f"not every replica is in sync: {listed(behind)}",
+                "look for a broker that is away or slow, before a second one is",
+            )
+        )
+    fine = ok("every partition has a leader and all its replicas")
     return findings or [fine if states else skipped("there is no topic yet")]
 
 

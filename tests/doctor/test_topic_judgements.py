@@ -61,6 +61,7 @@ def test_a_topic_as_it_should_be() -> None:
         (topics.judge_rights, {"operations": None}, "skipped"),
         (topics.judge_availability, {"without_leader": 1}, "failed"),
         (topics.judge_availability, {"in_sync": 1}, "failed"),
+        (topics.judge_availability, {"in_sync": 2}, "warning"),
         (topics.judge_in_sync, {"settings": {"min.insync.replicas": "1"}}, "warning"),
         (topics.judge_in_sync, {"settings": {"min.insync.replicas": "3"}}, "warning"),
         (
