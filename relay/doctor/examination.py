@@ -11,7 +11,7 @@ import asyncpg
 
 from relay.core.errors import RelayError
 from relay.display import redact
-from relay.doctor import configuration, server, sessions, sources, topics, upkeep
+from relay.doctor import configuration, server, sessions, sources, topic_settings, topics, upkeep
 from relay.doctor.check import Check
 from relay.doctor.finding import Finding, Result, failed, skipped
 from relay.doctor.patient import Patient
@@ -23,6 +23,7 @@ CHECKS: Final[tuple[Check, ...]] = (
     *sessions.CHECKS,
     *upkeep.CHECKS,
     *topics.CHECKS,
+    *topic_settings.CHECKS,
     *sources.CHECKS,
 )
 

@@ -15,7 +15,7 @@ from relay.store.server import READS_STATISTICS, Replication, Role, Server, Sett
 from relay.store.trouble import cause_of, explain
 
 _ROLES = (
-    "give each service a login of its own in relay_receiver, relay_forwarder or relay_admin"
+    "give each service a login of its own in the role of its kind (relay_receiver …)"
     " (`relay roles sql` prints what a DBA has to run)"
 )
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final
 
 import msgspec
 
 from relay.core.errors import ConfigError
 from relay.doctor.check import Check, Findings
-from relay.doctor.finding import Finding, failed, listed, ok, size, skipped, span, warning
+from relay.doctor.finding import Finding, failed, listed, ok, skipped, span, warning
 from relay.doctor.patient import Patient
 from relay.doctor.routes import named_topics
 from relay.doctor.server import SCHEMA
@@ -17,11 +16,6 @@ from relay.kafka import Cluster, Failure, TopicState, partition_of
 from relay.settings import Settings
 from relay.store import sources, traffic
 from relay.store.traffic import Placed
-
-USUAL_MESSAGE_BYTES: Final = 1_048_588
-"""Kafka's own default for max.message.bytes."""
-SHORT_RETENTION_SECONDS: Final = 86_400.0
-SMALL_RETENTION_BYTES: Final = 100 * 1024 * 1024
 
 
 class Topics(msgspec.Struct, frozen=True):
@@ -56,7 +50,7 @@ async def _reachable(patient: Patient) -> Findings:
     return ok(f"{found.brokers} brokers answer" if found.brokers != 1 else "1 broker answers")
 
 
-async def _topics(patient: Patient) -> Topics:
+async def look_at_topics(patient: Patient) -> Topics:
     """What the checks below look at."""
     named = named_topics(await patient.ask(sources.list_configs))
     written = {each.topic for each in await patient.recall(_placed)}
@@ -75,7 +69,7 @@ async def _placed(patient: Patient) -> list[Placed]:
 
 
 async def _existence(patient: Patient) -> Findings:
-    found = await patient.recall(_topics)
+    found = await patient.recall(look_at_topics)
     refusals: Mapping[str, Failure] = {}
     # A cluster that does not tell rights is none of Apache's, and may not know a trial either.
     if patient.settings.topic_auto_create and found.cluster.operations is not None:
@@ -121,7 +115,7 @@ def judge_existence(
 
 
 async def _rights(patient: Patient) -> Findings:
-    return judge_rights((await patient.recall(_topics)).states)
+    return judge_rights((await patient.recall(look_at_topics)).states)
 
 
 def judge_rights(states: Sequence[TopicState]) -> Finding:
@@ -138,7 +132,7 @@ def judge_rights(states: Sequence[TopicState]) -> Finding:
 
 
 async def _partitions(patient: Patient) -> Findings:
-    found = await patient.recall(_topics)
+    found = await patient.recall(look_at_topics)
     return judge_partitions(found.states, await patient.recall(_placed))
 
 
@@ -172,7 +166,7 @@ def judge_partitions(states: Sequence[TopicState], placed: Iterable[Placed]) -> 
 
 
 def _retention_seconds(topic: TopicState) -> float:
-    milliseconds = _number(topic, "retention.ms")
+    milliseconds = number(topic, "retention.ms")
     forever = milliseconds is None or milliseconds < 0
     if forever or "compact" in topic.settings.get("cleanup.policy", ""):
         return float("inf")
@@ -180,7 +174,7 @@ def _retention_seconds(topic: TopicState) -> float:
 
 
 async def _availability(patient: Patient) -> Findings:
-    return judge_availability((await patient.recall(_topics)).states)
+    return judge_availability((await patient.recall(look_at_topics)).states)
 
 
 def judge_availability(states: Sequence[TopicState]) -> list[Finding]:
@@ -195,9 +189,9 @@ def judge_availability(states: Sequence[TopicState]) -> list[Finding]:
             )
         )
     short = [
-        f"{each.name} ({each.in_sync} of {_number(each, 'min.insync.replicas')})"
+        f"{each.name} ({each.in_sync} of {number(each, 'min.insync.replicas')})"
         for each in states
-        if not each.without_leader and each.in_sync < (_number(each, "min.insync.replicas") or 1)
+        if not each.without_leader and each.in_sync < (number(each, "min.insync.replicas") or 1)
     ]
     if short:
         findings.append(
@@ -223,7 +217,7 @@ def judge_availability(states: Sequence[TopicState]) -> list[Finding]:
 
 
 async def _replication(patient: Patient) -> Findings:
-    found = await patient.recall(_topics)
+    found = await patient.recall(look_at_topics)
     defaults = await patient.kafka.settings_of_new_topics()
     return judge_replication(found, patient.settings, defaults)
 
@@ -256,146 +250,12 @@ def judge_replication(
     return findings or [ok("two replicas or more")]
 
 
-async def _in_sync(patient: Patient) -> Findings:
-    return judge_in_sync((await patient.recall(_topics)).states)
-
-
-def judge_in_sync(states: Sequence[TopicState]) -> list[Finding]:
-    """``acks=all`` waits for the replicas that are in sync; this is how many there must be."""
-    told = {s.name: (s, _number(s, "min.insync.replicas")) for s in states}
-    weak, stiff = [], []
-    for name, (state, least) in told.items():
-        if least is None:
-            continue
-        if state.replication_factor >= 3 and least < 2:
-            weak.append(name)
-        elif state.replication_factor > 1 and least >= state.replication_factor:
-            stiff.append(name)
-    findings = []
-    if weak:
-        findings.append(
-            warning(
-                f"min.insync.replicas is 1 for {listed(weak)}: an acknowledged record may be on one"
-                " broker only",
-                "set it to 2 (kafka-configs.sh --alter --add-config min.insync.replicas=2)",
-            )
-        )
-    if stiff:
-        findings.append(
-            warning(
-                f"min.insync.replicas is as high as the replication factor for {listed(stiff)}:"
-                " while one broker is away, nothing is written",
-                "set it to one less than the replication factor",
-            )
-        )
-    return findings or [_told(told.values(), "min.insync.replicas fits")]
-
-
-async def _leader_election(patient: Patient) -> Findings:
-    return judge_leader_election((await patient.recall(_topics)).states)
-
-
-def judge_leader_election(states: Sequence[TopicState]) -> Finding:
-    told = {s.name: s.settings.get("unclean.leader.election.enable") for s in states}
-    unclean = [name for name, value in told.items() if value == "true"]
-    if unclean:
-        return warning(
-            f"unclean.leader.election.enable is on for {listed(unclean)}: a replica that has missed"
-            " acknowledged records may become the leader, and they are gone",
-            "set it to false",
-        )
-    return _told(((s, told[s.name]) for s in states), "clean leaders only")
-
-
-async def _message_size(patient: Patient) -> Findings:
-    found = await patient.recall(_topics)
-    return judge_message_size(found.states, patient.settings.max_body_bytes)
-
-
-def judge_message_size(states: Sequence[TopicState], max_body_bytes: int) -> Finding:
-    """Events that are larger than a topic takes become dead letters.
-
-    Stripe's are a few KB. Below Kafka's own limit is worth a warning, the gap between that and the
-    largest body is not.
-    """
-    told = {s.name: (s, _number(s, "max.message.bytes")) for s in states}
-    limits = {name: limit for name, (_, limit) in told.items() if limit is not None}
-    small = [f"{n} ({size(v)})" for n, v in limits.items() if v < USUAL_MESSAGE_BYTES]
-    small = small if min(limits.values(), default=0) < max_body_bytes else []
-    if small:
-        return warning(
-            f"less than Kafka's usual {size(USUAL_MESSAGE_BYTES)} is taken by {listed(small)}:"
-            " larger events become dead letters (too_large)",
-            "raise max.message.bytes of the topic",
-        )
-    least = min(limits.values(), default=0)
-    if limits and least < max_body_bytes:
-        return ok(
-            f"events above {size(least)} (after compression) become dead letters (too_large);"
-            f" bodies up to {size(max_body_bytes)} are received"
-        )
-    return _told(told.values(), "the largest body fits")
-
-
-async def _cleanup(patient: Patient) -> Findings:
-    return judge_cleanup(await patient.recall(_topics))
-
-
-def judge_cleanup(found: Topics) -> Finding:
-    told = {s.name: s.settings.get("cleanup.policy") for s in found.states}
-    compacted = [name for name, value in told.items() if value and "compact" in value]
-    lost = [name for name in compacted if name in found.dead_letters]
-    if lost:
-        return warning(
-            f"compacted, so that of dead letters only the last of each event stays: {listed(lost)}",
-            "set cleanup.policy=delete for topics of dead letters",
-        )
-    if compacted:
-        return ok(f"compacted, so that of each object the last record stays: {listed(compacted)}")
-    return _told(((s, told[s.name]) for s in found.states), "by time or size, none is compacted")
-
-
-async def _retention(patient: Patient) -> Findings:
-    return judge_retention((await patient.recall(_topics)).states)
-
-
-def judge_retention(states: Sequence[TopicState]) -> Finding:
-    told = {s.name: (s, _number(s, "retention.ms")) for s in states}
-    short = [
-        f"{name} ({span(value / 1000)})"
-        for name, (_, value) in told.items()
-        if value is not None and 0 <= value / 1000 < SHORT_RETENTION_SECONDS
-    ]
-    for state in states:
-        most = _number(state, "retention.bytes")
-        if most is not None and 0 <= most < SMALL_RETENTION_BYTES:
-            short.append(f"{state.name} ({size(most)} a partition)")
-    if short:
-        return warning(
-            f"Kafka keeps the records of {listed(short)} only: a consumer that stops for longer"
-            " misses some",
-            "raise retention.ms (or retention.bytes); what relay holds can be replayed",
-        )
-    return _told(told.values(), "a day or more")
-
-
-def _number(topic: TopicState, setting: str) -> int | None:
+def number(topic: TopicState, setting: str) -> int | None:
+    """A setting that is a number; None when the cluster does not tell it."""
     try:
         return int(topic.settings[setting])
     except (KeyError, ValueError):
         return None
-
-
-def _told(values: Iterable[tuple[TopicState, object]], reason: str) -> Finding:
-    """Fine as far as it is known; nothing is when the cluster tells no settings."""
-    known = list(values)
-    if not known:
-        return skipped("there is no topic yet")
-    if all(value is None for _, value in known):
-        return skipped(
-            "the cluster does not tell: relay's user needs DescribeConfigs on the topics"
-        )
-    return ok(reason)
 
 
 KAFKA = ("kafka.reachable",)
@@ -408,9 +268,4 @@ CHECKS = (
     Check("kafka.availability", _availability, TOPICS),
     Check("kafka.partitions", _partitions, TOPICS),
     Check("kafka.replication", _replication, TOPICS),
-    Check("kafka.in_sync_replicas", _in_sync, TOPICS),
-    Check("kafka.leader_election", _leader_election, TOPICS),
-    Check("kafka.message_size", _message_size, TOPICS),
-    Check("kafka.cleanup_policy", _cleanup, TOPICS),
-    Check("kafka.retention", _retention, TOPICS),
 )

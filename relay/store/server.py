@@ -28,6 +28,15 @@ TABLES_OF_SERVICES = {
         "dead_letter": "INSERT",
         "batch_note": "INSERT,DELETE",
     },
+    "snapshotter": {
+        "source": "SELECT",
+        "inbox": "INSERT",
+        "event_key": "INSERT",
+        "queue": "INSERT",
+        "snapshot": "SELECT,UPDATE",
+        "snapshot_range": "SELECT,INSERT,UPDATE",
+        "api_rate": "SELECT,UPDATE",
+    },
     "admin": {
         "source": "SELECT,INSERT,UPDATE",
         "api_key": "SELECT,INSERT,DELETE",

@@ -41,8 +41,13 @@ async def all_checks(url: str) -> dict[str, Result]:
             "forwarder, not of receiver",
             {"verification", "secrets", "keys", "silent"},
         ),
+        (
+            "snapshotter",
+            "snapshotter, not of receiver",
+            {"verification", "secrets", "keys", "silent", "backlog"},
+        ),
         ("admin", "admin, not of receiver", set()),
-        ("services", "receiver, forwarder, admin", set()),
+        ("services", "receiver, forwarder, snapshotter, admin", set()),
     ],
 )
 async def test_a_service_s_rights_are_enough_to_look(

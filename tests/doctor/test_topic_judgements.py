@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from relay.doctor import topics
+from relay.doctor import topic_settings, topics
 from relay.doctor.topics import Topics
 from relay.kafka import Cluster, Failure, TopicState, partition_of
 from relay.settings import Settings
@@ -45,11 +45,11 @@ def test_a_topic_as_it_should_be() -> None:
         topics.judge_rights(states),
         *topics.judge_availability(states),
         *topics.judge_replication(state, Settings(), {}),
-        *topics.judge_in_sync(states),
-        topics.judge_leader_election(states),
-        topics.judge_message_size(states, 50 * 1024 * 1024),
-        topics.judge_cleanup(state),
-        topics.judge_retention(states),
+        *topic_settings.judge_in_sync(states),
+        topic_settings.judge_leader_election(states),
+        topic_settings.judge_message_size(states, 50 * 1024 * 1024),
+        topic_settings.judge_cleanup(state),
+        topic_settings.judge_retention(states),
     ]
     assert verdicts(found) == ["ok"] * 9
 
@@ -62,21 +62,21 @@ def test_a_topic_as_it_should_be() -> None:
         (topics.judge_availability, {"without_leader": 1}, "failed"),
         (topics.judge_availability, {"in_sync": 1}, "failed"),
         (topics.judge_availability, {"in_sync": 2}, "warning"),
-        (topics.judge_in_sync, {"settings": {"min.insync.replicas": "1"}}, "warning"),
-        (topics.judge_in_sync, {"settings": {"min.insync.replicas": "3"}}, "warning"),
+        (topic_settings.judge_in_sync, {"settings": {"min.insync.replicas": "1"}}, "warning"),
+        (topic_settings.judge_in_sync, {"settings": {"min.insync.replicas": "3"}}, "warning"),
         (
-            topics.judge_in_sync,
+            topic_settings.judge_in_sync,
             {"replication_factor": 1, "settings": {"min.insync.replicas": "1"}},
             "ok",
         ),
         (
-            topics.judge_leader_election,
+            topic_settings.judge_leader_election,
             {"settings": {"unclean.leader.election.enable": "true"}},
             "warning",
         ),
-        (topics.judge_retention, {"settings": {"retention.ms": "3600000"}}, "warning"),
-        (topics.judge_retention, {"settings": {"retention.bytes": "1000000"}}, "warning"),
-        (topics.judge_retention, {"settings": {"retention.ms": "-1"}}, "ok"),
+        (topic_settings.judge_retention, {"settings": {"retention.ms": "3600000"}}, "warning"),
+        (topic_settings.judge_retention, {"settings": {"retention.bytes": "1000000"}}, "warning"),
+        (topic_settings.judge_retention, {"settings": {"retention.ms": "-1"}}, "ok"),
     ],
 )
 def test_topics(judge: Any, changes: dict[str, Any], verdict: str) -> None:
@@ -94,7 +94,7 @@ def test_topics(judge: Any, changes: dict[str, Any], verdict: str) -> None:
 )
 def test_message_size(limit: str, largest: int, verdict: str, told: str) -> None:
     states = [topic(settings={"max.message.bytes": limit})]
-    found = topics.judge_message_size(states, largest)
+    found = topic_settings.judge_message_size(states, largest)
     assert found.verdict == verdict
     assert told in found.reason
 
@@ -106,11 +106,11 @@ def test_what_the_cluster_does_not_tell_is_skipped() -> None:
     state = Topics(Cluster(3, None), frozenset({"x"}), frozenset(), (silent,))
     found = [
         topics.judge_rights([silent]),
-        *topics.judge_in_sync([silent]),
-        topics.judge_leader_election([silent]),
-        topics.judge_message_size([silent], 1),
-        topics.judge_cleanup(state),
-        topics.judge_retention([silent]),
+        *topic_settings.judge_in_sync([silent]),
+        topic_settings.judge_leader_election([silent]),
+        topic_settings.judge_message_size([silent], 1),
+        topic_settings.judge_cleanup(state),
+        topic_settings.judge_retention([silent]),
     ]
     assert verdicts(found) == ["skipped"] * 6
 
@@ -120,9 +120,9 @@ def test_compaction() -> None:
     dead = topic("dead_letter", settings={"cleanup.policy": "compact"})
     names = frozenset({"customer", "dead_letter"})
     fine = Topics(Cluster(3, None), names, frozenset({"dead_letter"}), (compacted,))
-    assert "the last record stays" in topics.judge_cleanup(fine).reason
+    assert "the last record stays" in topic_settings.judge_cleanup(fine).reason
     bad = Topics(Cluster(3, None), names, frozenset({"dead_letter"}), (compacted, dead))
-    assert topics.judge_cleanup(bad).reason.endswith("stays: dead_letter")
+    assert topic_settings.judge_cleanup(bad).reason.endswith("stays: dead_letter")
 
 
 def test_one_replica_on_several_brokers() -> None:
