@@ -15,6 +15,7 @@ from relay.doctor.patient import Patient
 from relay.doctor.routes import meetings, named_topics, routes_of
 from relay.doctor.upkeep import judge_horizon, judge_partitions, judge_wraparound
 from relay.settings import Settings
+from relay.store.engine import MAX_OVERFLOW
 from relay.store.server import Replication, Server, Standby
 from relay.store.traffic import Activity, PartitionState
 from relay.store.vitals import Holder
@@ -38,6 +39,10 @@ SERVER = Server(
     transaction_timeout=0,
     lock_timeout=0,
 )
+
+
+NEEDED = Settings().database_pool_size + MAX_OVERFLOW
+"""By one process."""
 
 
 def with_(**changes: Any) -> Server:
@@ -87,8 +92,8 @@ def test_timeouts(changes: dict[str, Any], named: list[str]) -> None:
         ({}, "ok"),
         ({"connections": 90}, "warning"),
         ({"max_connections": 15}, "warning"),
-        ({"database_connection_limit": 16}, "warning"),
-        ({"database_connection_limit": 17}, "ok"),
+        ({"database_connection_limit": NEEDED - 1}, "warning"),
+        ({"database_connection_limit": NEEDED}, "ok"),
     ],
 )
 def test_connections(changes: dict[str, Any], verdict: str) -> None:
