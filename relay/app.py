@@ -166,6 +166,7 @@ class App:
             self.database,
             receiver=self.receiver,
             forwarding=forwarding,
+            snapshots=self._snapshots,
             retention_days=settings.retention_days,
         )
         self.admin = AdminServer([*self.health.routes(), *self._metrics.routes()])

@@ -19,6 +19,7 @@ from prometheus_client.core import Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
 
+from relay import snapshotter
 from relay.forwarder import Shared
 from relay.metrics.database import Bounds, DatabaseFigures
 from relay.metrics.families import gauge
@@ -26,6 +27,7 @@ from relay.metrics.figures import groups
 from relay.metrics.forwarder import of_forwarder
 from relay.metrics.kafka import of_kafka
 from relay.metrics.receiver import of_receiver
+from relay.metrics.snapshotter import of_snapshotter
 from relay.receiver import Receiver
 from relay.store.engine import Database
 from relay.store.schema import BUILD_REVISION
@@ -45,11 +47,13 @@ class Metrics:
         *,
         receiver: Receiver | None = None,
         forwarding: Shared | None = None,
+        snapshots: snapshotter.Shared | None = None,
         retention_days: int = 0,
         bounds: Bounds | None = None,
     ) -> None:
         self._receiver = receiver
         self._forwarding = forwarding
+        self._snapshots = snapshots
         self._figures = DatabaseFigures(database, groups(retention_days), bounds)
         self._process = ProcessCollector(registry=None)
         self._build = _BUILD.filled([((version("relay"), platform.python_version()), 1)])
@@ -63,6 +67,8 @@ class Metrics:
         if self._forwarding is not None:
             metrics += of_forwarder(self._forwarding)
             metrics += of_kafka(self._forwarding.kafka)
+        if self._snapshots is not None:
+            metrics += of_snapshotter(self._snapshots)
         registry = CollectorRegistry(auto_describe=False)
         registry.register(_Collected([*metrics, *figures]))
         return generate_latest(registry)

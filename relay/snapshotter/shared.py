@@ -38,8 +38,12 @@ class Counters:
         """Objects that were new to their snapshot, by resource."""
         self.requests = 0
         """Requests to the API, failed ones and repetitions included."""
-        self.failures: Counter[str] = Counter()
+        self.unanswered: Counter[str] = Counter()
         """Requests without a page at the end, by verdict."""
+        self.failures = 0
+        """Resources and snapshots that were given up, until somebody resumes them."""
+        self.backends_ended = 0
+        """Transactions of frozen readers that were ended."""
 
 
 class NotNowError(Exception):
@@ -123,6 +127,11 @@ class Shared:
         except ConfigError as error:
             return error.message
         return Account(config, api, sha256(b"relay.rate:" + key.encode()).hexdigest()[:16])
+
+    @property
+    def is_held_up(self) -> bool:
+        """Whether fetching pauses for the queue, as of the last look."""
+        return self._queue_full
 
     async def has_room(self) -> bool:
         """Whether the forwarders keep up: live events must not stand behind a snapshot."""

@@ -79,10 +79,9 @@ class Snapshotter:
             )
         listing = listing_of(claimed.resource, account.config.route_by)
         if listing is None:
-            await ranges.fail_resource(
+            return await self._fail(
                 pg, claimed, f"{claimed.resource} cannot be listed: was the routing changed?"
             )
-            return True
         request = next_request(claimed, listing, account.config.fan_out)
 
         async def admit() -> None:
@@ -151,10 +150,9 @@ class Snapshotter:
     ) -> bool:
         """An empty page that promises more is asked for again, from the second that it is in."""
         if claimed.failures >= _STALLS:
-            await ranges.fail_resource(
+            return await self._fail(
                 pg, claimed, "Stripe goes on answering an empty page that says has_more"
             )
-            return True
         await ranges.reposition(pg, claimed, after_loss(claimed, request, listing))
         seconds = backoff.delay(claimed.failures + 1, random.random(), *_BACKOFF_SECONDS)  # noqa: S311
         await ranges.wait(pg, claimed, seconds=seconds, reason="an empty page", failed=True)
@@ -170,10 +168,9 @@ class Snapshotter:
     ) -> bool:
         """A page is asked for until it succeeds or fails for good; the range shows the wait."""
         shared = self._shared
-        shared.counters.failures[answer.verdict] += 1
+        shared.counters.unanswered[answer.verdict] += 1
         if answer.verdict == "unusable" and claimed.failures >= _STALLS:
-            await ranges.fail_resource(pg, claimed, str(answer))
-            return True
+            return await self._fail(pg, claimed, str(answer))
         limited = answer.verdict == "rate_limited"
         if limited:
             await shared.slow_down(account, request.path, answer.limit_reason)
@@ -203,7 +200,7 @@ class Snapshotter:
         answer: Refused,
     ) -> bool:
         counters = self._shared.counters
-        counters.failures[answer.verdict] += 1
+        counters.unanswered[answer.verdict] += 1
         if answer.scope == "cursor":
             await ranges.reposition(pg, claimed, after_loss(claimed, request, listing))
             return False
@@ -213,16 +210,22 @@ class Snapshotter:
             step = next_parent(claimed, claimed.at)  # it was deleted, and its list with it
             await ranges.reposition(pg, claimed, step)
             return step.done
+        return await self._fail(pg, claimed, str(answer))
+
+    async def _fail(self, pg: asyncpg.Connection, claimed: Range, reason: str) -> bool:
+        """Give a resource up; the others of its snapshot go on."""
+        self._shared.counters.failures += 1
         _log.error(
             "snapshotter.resource_failed",
             snapshot=claimed.snapshot_id,
             resource=claimed.resource,
-            error=str(answer),
+            error=reason,
         )
-        await ranges.fail_resource(pg, claimed, str(answer))
+        await ranges.fail_resource(pg, claimed, reason)
         return True
 
     async def _give_up(self, pg: asyncpg.Connection, claimed: Range, reason: str) -> bool:
+        self._shared.counters.failures += 1
         _log.error("snapshotter.failed", snapshot=claimed.snapshot_id, error=reason)
         await ranges.fail_snapshot(pg, claimed, reason)
         await ranges.fail_resource(pg, claimed, reason)
@@ -252,6 +255,7 @@ class Upkeep:
             ended = sum([await queue.end_backend(pg, pid) for pid in frozen])
             async with pg.transaction(isolation=READ_COMMITTED):
                 closed = await ranges.close_snapshots(pg)
+        shared.counters.backends_ended += ended
         if frozen:
             _log.warning("snapshotter.frozen", backends=frozen, ended=ended)
         return ended + len(closed)

@@ -1,14 +1,24 @@
 """The only package that speaks to Stripe."""
 
-from relay.stripe.answer import Answer, Delayed, ListedObject, Page, Refused
+from relay.stripe.answer import (
+    Answer,
+    Delayed,
+    DelayVerdict,
+    ListedObject,
+    Page,
+    RefusalVerdict,
+    Refused,
+)
 from relay.stripe.api import StripeApi
 from relay.stripe.fetch import fetch_page
 
 __all__ = [
     "Answer",
+    "DelayVerdict",
     "Delayed",
     "ListedObject",
     "Page",
+    "RefusalVerdict",
     "Refused",
     "StripeApi",
     "fetch_page",
