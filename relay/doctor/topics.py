@@ -12,7 +12,7 @@ from relay.doctor.finding import Finding, failed, listed, ok, skipped, span, war
 from relay.doctor.patient import Patient
 from relay.doctor.routes import named_topics
 from relay.doctor.server import SCHEMA
-from relay.kafka import Cluster, Failure, TopicState, partition_of
+from relay.kafka import Cluster, Failure, NoBrokerError, TopicState, partition_of
 from relay.settings import Settings
 from relay.store import sources, traffic
 from relay.store.traffic import Placed
@@ -41,12 +41,8 @@ async def _reachable(patient: Patient) -> Findings:
         found = await patient.kafka.cluster()
     except ConfigError as error:
         return failed(error.message, "correct the variable, or unset it")
-    except ConnectionError as error:
-        return failed(
-            str(error),
-            "check RELAY_KAFKA_BOOTSTRAP_SERVERS, the security settings (RELAY_KAFKA_SECURITY_…,"
-            " RELAY_KAFKA_SASL_…), the brokers' advertised listeners, and what is between",
-        )
+    except NoBrokerError as error:
+        return failed(error.trouble.said or "no broker answers", error.trouble.fix)
     return ok(f"{found.brokers} brokers answer" if found.brokers != 1 else "1 broker answers")
 
 

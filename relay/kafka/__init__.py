@@ -5,6 +5,7 @@ from relay.kafka.partitioner import partition_of
 from relay.kafka.producer import Flight, Kafka, QueueFullError
 from relay.kafka.reader import KafkaRecord, TopicReader
 from relay.kafka.statistics import Broker, Statistics
+from relay.kafka.trouble import NoBrokerError
 from relay.kafka.verdict import Acknowledged, Failure, Report, Verdict, classify
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "Inspection",
     "Kafka",
     "KafkaRecord",
+    "NoBrokerError",
     "QueueFullError",
     "Report",
     "Statistics",

@@ -56,7 +56,7 @@ def producer(connection: Mapping[str, str], delivery_timeout_seconds: float) -> 
 
 
 def admin(
-    connection: Mapping[str, str], on_error: Callable[[KafkaError], None] | None = None
+    connection: Mapping[str, str], on_error: Callable[[KafkaError], object] | None = None
 ) -> dict[str, Any]:
     """The configuration of an admin client, which does not know what only a producer needs."""
     shared = _without((*_PRODUCER_ONLY, *_CONSUMER_ONLY), connection)

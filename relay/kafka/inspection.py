@@ -17,6 +17,7 @@ from confluent_kafka.admin import (
 )
 
 from relay.kafka import config
+from relay.kafka.trouble import NoBrokerError, Troubles
 from relay.kafka.verdict import Failure, classify
 
 _SECONDS = 5.0
@@ -50,20 +51,16 @@ class Inspection:
 
     def __init__(self, bootstrap_servers: str, properties: Mapping[str, str] | None = None) -> None:
         connection = config.connection(bootstrap_servers, properties)
-        self._complaints: dict[str, None] = {}
+        self._troubles = Troubles(connection.get("security.protocol"))
         try:
-            self._admin = AdminClient(config.admin(connection, on_error=self._note))
+            self._admin = AdminClient(config.admin(connection, on_error=self._troubles.note))
         except (KafkaException, ValueError) as error:
             raise config.refused(error) from error
-
-    def _note(self, error: KafkaError) -> None:
-        if error.code() != KafkaError._ALL_BROKERS_DOWN:
-            self._complaints[error.str()] = None
 
     async def cluster(self) -> Cluster:
         """The brokers, and what this client may do to the cluster.
 
-        Raises ConnectionError with librdkafka's reasons when no broker answers.
+        Raises NoBrokerError.
         """
         return await asyncio.to_thread(self._cluster)
 
@@ -90,8 +87,7 @@ class Inspection:
         except KafkaException as error:
             # The time-out itself says nothing; what librdkafka met with on its way does.
             self._admin.poll(0)
-            reasons = "; ".join(list(self._complaints)[-3:]) or error.args[0].str()
-            raise ConnectionError(reasons) from error
+            raise NoBrokerError(self._troubles.why()) from error
         # One that this client may not see comes with an error and without partitions.
         return {name: topic for name, topic in found.items() if topic.partitions}
 

@@ -17,7 +17,7 @@ from confluent_kafka import (
 )
 
 from relay.kafka import config
-from relay.kafka.trouble import Troubles
+from relay.kafka.trouble import NoBrokerError, Troubles
 
 
 class KafkaRecord(msgspec.Struct, frozen=True):
@@ -56,13 +56,13 @@ class TopicReader:
     def topics(self, seconds: float = 10.0) -> dict[str, int]:
         """All topics with their numbers of partitions.
 
-        Raises ConnectionError, whose text names the reason and the fix.
+        Raises NoBrokerError.
         """
         try:
             found = self._consumer.list_topics(timeout=seconds).topics
         except KafkaException as error:
             self._consumer.poll(0)  # what was told meanwhile is waiting there
-            raise ConnectionError(f"Kafka does not answer: {self._troubles.why()}") from error
+            raise NoBrokerError(self._troubles.why()) from error
         return {name: len(topic.partitions) for name, topic in found.items()}
 
     def assign(self, topics: Mapping[str, int], *, from_beginning: bool) -> None:

@@ -68,6 +68,14 @@ class Trouble(msgspec.Struct, frozen=True):
         return f"{self.said}; {self.fix}" if self.said else self.fix
 
 
+class NoBrokerError(ConnectionError):
+    """No broker answers; ``trouble`` is why, as far as it is known."""
+
+    def __init__(self, trouble: Trouble) -> None:
+        super().__init__(f"Kafka does not answer: {trouble}")
+        self.trouble = trouble
+
+
 def explain(said: str) -> Trouble | None:
     """What librdkafka says of a connection, explained; None for what tells nothing."""
     # How long it took, and in which state, is different every time.

@@ -8,10 +8,14 @@ from functools import cached_property
 from pathlib import Path
 
 from confluent_kafka.admin import (
+    AclBinding,
+    AclOperation,
+    AclPermissionType,
     AdminClient,
     AlterConfigOpType,
     ConfigEntry,
     ConfigResource,
+    ResourcePatternType,
     ResourceType,
     ScramCredentialInfo,
     ScramMechanism,
@@ -23,6 +27,8 @@ from tests.support.kafka import ApacheKafka
 from tests.support.processes import eventually
 
 USER, PASSWORD = "relay", "correct horse"
+# Everybody else may do everything.
+LESSER = "lesser"
 _PLAIN = "org.apache.kafka.common.security.plain.PlainLoginModule"
 _SCRAM = "org.apache.kafka.common.security.scram.ScramLoginModule"
 
@@ -45,8 +51,10 @@ class SecureKafka:
                 "listener.name.mutual.ssl.client.auth": "required",
                 "listener.name.login.sasl.enabled.mechanisms": "PLAIN,SCRAM-SHA-512",
                 "listener.name.login.plain.sasl.jaas.config": (
-                    f'{_PLAIN} required user_{USER}="{PASSWORD}";'
+                    f'{_PLAIN} required user_{USER}="{PASSWORD}" user_{LESSER}="{PASSWORD}";'
                 ),
+                "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+                "super.users": f"User:ANONYMOUS;User:{USER};User:CN=client",
                 "listener.name.login.scram-sha-512.sasl.jaas.config": f"{_SCRAM} required;",
                 # The certificate may change to one for another name.
                 "ssl.allow.dn.changes": "true",
@@ -66,6 +74,13 @@ class SecureKafka:
         info = ScramCredentialInfo(ScramMechanism.SCRAM_SHA_512, 4096)
         wanted = UserScramCredentialUpsertion(USER, info, password.encode())
         for future in self._admin.alter_user_scram_credentials([wanted]).values():
+            await asyncio.to_thread(future.result)
+
+    async def allow(self, prefix: str, *operations: AclOperation) -> None:
+        """Let the lesser user do this with the topics of a prefix."""
+        where = (ResourceType.TOPIC, prefix, ResourcePatternType.PREFIXED, f"User:{LESSER}", "*")
+        rules = [AclBinding(*where, each, AclPermissionType.ALLOW) for each in operations]
+        for future in self._admin.create_acls(rules).values():
             await asyncio.to_thread(future.result)
 
     async def present(self, pair: Pair) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from confluent_kafka.admin import AclOperation
 from structlog.testing import capture_logs
 
 from relay.core.errors import ConfigError
@@ -24,7 +25,7 @@ from tests.acceptance.sender import Webhook, post
 from tests.forwarder.world import Process, World, event, id_of
 from tests.support.certificates import Authority
 from tests.support.processes import eventually
-from tests.tls.brokers import PASSWORD, USER, SecureKafka
+from tests.tls.brokers import LESSER, PASSWORD, USER, SecureKafka
 
 SECRET = "whsec_" + "t" * 32
 Variables = dict[str, str]
@@ -54,12 +55,13 @@ def mutual(secure: SecureKafka, signer: Authority, **choices: Any) -> Variables:
     }
 
 
-def process_of(world: World, variables: Variables) -> Process:
+def process_of(world: World, variables: Variables, **changes: Any) -> Process:
     """A forwarder process with these settings."""
     given = load(variables)
     return world.process(
         kafka_bootstrap_servers=given.kafka_bootstrap_servers,
         kafka_properties=given.kafka_properties,
+        **changes,
     )
 
 
@@ -204,6 +206,32 @@ async def test_a_password_that_the_broker_learns_is_enough(
 async def _is_down(process: Process, world: World) -> bool:
     await process.drain()
     return process.kafka.is_down
+
+
+async def test_what_the_login_may_not_do_waits_until_it_may(
+    world: World, secure_kafka: SecureKafka
+) -> None:
+    """And what it needs is what the documentation says."""
+    source = await world.add_source()
+    body = event()
+    await world.put(source, body)
+    variables = login(secure_kafka, "PLAIN") | {"RELAY_KAFKA_SASL_USERNAME": LESSER}
+    process = process_of(world, variables, probe_seconds=0.1)
+
+    async def is_refused() -> bool:
+        await world.make_due()
+        await process.drain()
+        return (await world.waiting())[0]["code"] == "kafka_topic_authorization_failed"
+
+    await eventually(is_refused)
+    (row,) = await world.waiting()
+    assert (row["attempts"], "authorization" in row["error"].lower()) == (0, True)
+    await secure_kafka.allow(
+        world.prefix, AclOperation.DESCRIBE, AclOperation.WRITE, AclOperation.CREATE
+    )
+    await eventually(lambda: _drained(process, world))
+    assert await world.ids_in("customer") == [id_of(body)]
+    assert await world.value("SELECT max(attempts) FROM relay.receipt") == 0
 
 
 @pytest.mark.parametrize("what", ["another name", "a day too old"])
