@@ -159,6 +159,7 @@ def wrong(secure: SecureKafka, stranger: Authority, authority: Authority) -> dic
     }
 
 
+@pytest.mark.slow
 async def test_who_does_not_get_in_is_told_what_to_look_at(
     world: World, secure_kafka: SecureKafka, stranger: Authority, authority: Authority
 ) -> None:
@@ -166,13 +167,13 @@ async def test_who_does_not_get_in_is_told_what_to_look_at(
     source = await world.add_source()
     await world.put(source, event())
     for words, variables in wrong(secure_kafka, stranger, authority).items():
-        process = process_of(world, variables)
-
-        async def told(process: Process = process, words: str = words) -> bool:
-            assert await process.drain() == 0
-            return words in (process.kafka.trouble or "")
-
         with capture_logs() as lines:
+            process = process_of(world, variables)
+
+            async def told(process: Process = process, words: str = words) -> bool:
+                assert await process.drain() == 0
+                return words in (process.kafka.trouble or "")
+
             try:
                 await eventually(told)
             except TimeoutError:
