@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from relay.cli.call import Call, common, coroutine
-from relay.cli.output import say, write_json, write_table
+from relay.cli.output import say, warn, write_json, write_table
 
 
 @click.group(short_help="Roles of the database, for least privilege.")
@@ -25,9 +25,20 @@ async def apply_roles(call: Call) -> None:
     CREATE ROLE shop_receiver LOGIN PASSWORD '…' IN ROLE relay_receiver
     """
     from relay.store import roles as store
+    from relay.store.engine import Database
+    from relay.store.schema import revision_status
 
     async with call.database_errors():
-        groups = await store.apply(call.settings.require_database_url())
+        url = call.settings.require_database_url()
+        groups = await store.apply(url)
+        database = Database(url, pool_size=1, application_name="relay-cli")
+        try:
+            async with database.begin() as connection:
+                status = await revision_status(connection)
+        finally:
+            await database.close()
+    if not status.usable:
+        warn(f"{status.reason}, as a member of relay_migrator; that grants the rights, too")
     if call.json:
         write_json([{"role": group.name, "members": group.members} for group in groups])
         return

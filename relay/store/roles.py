@@ -46,8 +46,9 @@ async def apply(dsn: str) -> list[Group]:
     """Make the roles that are missing, give them the schema and grant them their rights.
 
     Needs CREATEROLE, and the rights of whoever owns the schema now. What runs as that owner goes
-    on: it joins relay_migrator. Raises ConfigError when a right is missing or the schema is of
-    another revision, and RelayError when a long transaction is in the way.
+    on: it joins relay_migrator. On a schema of before, the grants are left to `relay migrate`.
+    Raises ConfigError when a right is missing or the schema is of a later revision, and RelayError
+    when a long transaction is in the way.
     """
     database = Database(dsn, pool_size=1, application_name="relay-roles")
     try:

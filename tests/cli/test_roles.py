@@ -118,3 +118,16 @@ async def test_the_auditor_looks_and_changes_nothing(
     for command in (["events", "skip", "--source", "acme", "--yes"], ["source", "list"]):
         result = await invoke(*command, environ=auditor, exits=1)
         assert "the role of RELAY_DATABASE_URL may not do this: permission denied" in result.stderr
+
+
+async def test_before_the_tables_there_is_nothing_to_grant(empty_database_url: str) -> None:
+    owner = {"RELAY_DATABASE_URL": empty_database_url}
+    result = await invoke("roles", "apply", environ=owner)
+    assert "run `relay migrate`, as a member of relay_migrator; that grants" in result.stderr
+    result = await invoke(
+        "migrate", environ={"RELAY_DATABASE_URL": as_login(empty_database_url, "migrator")}
+    )
+    auditor = {"RELAY_DATABASE_URL": as_login(empty_database_url, "auditor")}
+    await invoke("events", "list", environ=auditor)
+    result = await invoke("roles", "apply", environ=owner)
+    assert result.stderr == ""
