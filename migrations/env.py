@@ -13,10 +13,9 @@ from sqlalchemy.exc import DBAPIError
 from relay.store import ownership
 from relay.store.engine import Database
 from relay.store.partitions import is_partition_name
+from relay.store.schema import hold_migration_lock
 from relay.store.tables import metadata
 
-# One lock for every host that migrates; the number is arbitrary and must never change.
-MIGRATION_LOCK = 0x72656C6179
 DEPENDENT_OBJECTS = "2BP01"
 
 
@@ -30,11 +29,11 @@ def include_name(name: str | None, type_: str, _parent: Any) -> bool:
 
 
 def run(connection: Connection) -> None:
-    # Whoever comes second waits for as long as the first one takes.
-    connection.execute(text("SET LOCAL lock_timeout = 0"))
-    connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
-    # A migration must not queue behind a long transaction and make the inserts queue behind itself.
-    connection.execute(text("SET LOCAL lock_timeout = '5s'"))
+    hold_migration_lock(connection)
+    # A statement that waits for a lock makes every insert wait behind it. Half a second is what a
+    # sender does not notice, and less than after what PostgreSQL looks for deadlocks (1 s), of
+    # which it might end the insert. `migrate` tries again.
+    connection.execute(text("SET LOCAL lock_timeout = '500ms'"))
     # A role that is called like our schema has it in its search path, and autogenerate would then
     # take every table for one without a schema.
     connection.execute(text("SET LOCAL search_path = public"))

@@ -29,6 +29,7 @@ from relay.receiver import Limits, Receiver, SourceAddresses
 from relay.settings import Address, Settings
 from relay.store.engine import Database
 from relay.store.failures import is_outage
+from relay.store.schema import IncompatibleSchemaError, require_runnable
 from relay.store.sealing import Seal
 from relay.store.trouble import explain
 
@@ -44,6 +45,7 @@ _SCOUT_SECONDS = 0.02
 _FOLLOWER_SECONDS = 0.25
 # Nobody waits for the first page of a snapshot.
 _READER_SECONDS = 0.5
+_SCHEMA_SECONDS = 2.0
 
 
 class Loop:
@@ -75,7 +77,9 @@ class Loop:
             await self._rest(stop, failures)
 
     def _tell(self, error: Exception) -> None:
-        if is_outage(error):
+        if isinstance(error, IncompatibleSchemaError):
+            _log.error("app.incompatible_schema", service=self._name, reason=error.message)
+        elif is_outage(error):
             _log.warning(
                 "app.database_away",
                 service=self._name,
@@ -96,6 +100,28 @@ class Loop:
             await asyncio.wait_for(stop.wait(), seconds)
         except TimeoutError:
             return
+
+
+class SchemaGuard:
+    """Lets services work only on a schema that this build can run on: one may be migrated away
+    under a process that was forgotten."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._good_at = -_SCHEMA_SECONDS
+
+    def watched(self, run_once: Callable[[], Awaitable[int]]) -> Callable[[], Awaitable[int]]:
+        """The same, after a look at the schema that is at most two seconds old."""
+
+        async def look_first() -> int:
+            now = asyncio.get_running_loop().time()
+            if now - self._good_at >= _SCHEMA_SECONDS:
+                async with self._database.begin() as connection:
+                    await require_runnable(connection)
+                self._good_at = now
+            return await run_once()
+
+        return look_first
 
 
 def _describe(error: BaseException) -> str:
@@ -139,6 +165,7 @@ class App:
             patience_seconds=settings.database_timeout_seconds,
         )
         self.health = Health(self.database)
+        self._guard = SchemaGuard(self.database)
         self._stop_intake = asyncio.Event()
         self._stop_rest = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -195,7 +222,7 @@ class App:
         bind = settings.bind
         with _listening("RELAY_BIND", bind):
             await receiver.start(bind.host, bind.port, sock=self._receiver_socket)
-        self._spawn("receiver", receiver.run_once, 2.0)
+        self._spawn("receiver", receiver.run_once, 2.0, watched=False)  # it looks by itself
         return receiver
 
     def _make_kafka(self) -> Kafka:
@@ -215,7 +242,8 @@ class App:
         shared = Shared(self.database, kafka, settings)
         for number in range(settings.forwarder_connections):
             idle = _SCOUT_SECONDS if number == 0 else _FOLLOWER_SECONDS
-            loop = Loop(f"forwarder-{number}", Forwarder(shared).run_once, idle_seconds=idle)
+            run_once = self._guard.watched(Forwarder(shared).run_once)
+            loop = Loop(f"forwarder-{number}", run_once, idle_seconds=idle)
             self._forwarding.append(asyncio.create_task(loop.run(self._stop_intake)))
         self._spawn("recovery", Recovery(shared).run_once, 1.0)
         return shared
@@ -225,14 +253,22 @@ class App:
         for number in range(self._settings.snapshot_connections):
             loop = Loop(
                 f"snapshotter-{number}",
-                snapshotter.Snapshotter(shared).run_once,
+                self._guard.watched(snapshotter.Snapshotter(shared).run_once),
                 idle_seconds=_READER_SECONDS,
             )
             self._forwarding.append(asyncio.create_task(loop.run(self._stop_intake)))
         self._spawn("snapshot-upkeep", snapshotter.Upkeep(shared).run_once, 5.0)
         self._snapshots = shared
 
-    def _spawn(self, name: str, run_once: Callable[[], Awaitable[int]], idle: float) -> None:
+    def _spawn(
+        self,
+        name: str,
+        run_once: Callable[[], Awaitable[int]],
+        idle: float,
+        *,
+        watched: bool = True,
+    ) -> None:
+        run_once = self._guard.watched(run_once) if watched else run_once
         loop = Loop(name, run_once, idle_seconds=idle)
         self._tasks.append(asyncio.create_task(loop.run(self._stop_rest), name=name))
 

@@ -114,7 +114,7 @@ async def test_one_step_down_and_up_again(empty_database_url: str) -> None:
     await migrate(url)
     before = sorted(row[0] for row in await query(url, _OURS))
     for _ in range(2):
-        await migrate(url, "-1")
+        await migrate(url, f"{BUILD_REVISION - 1:04}")
         pg = await asyncpg.connect(url)
         assert await pg.fetchval("SELECT revision FROM relay.compatibility") == BUILD_REVISION - 1
         assert await partitions.ensure_ahead(pg, retention_days=7) == 0

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 import click
 
 from relay.cli import failures
+from relay.cli.output import warn
 from relay.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -86,8 +87,10 @@ class Call:
             try:
                 async with database.begin() as connection:
                     status = await revision_status(connection)
-                if not status.usable:
+                if not status.runs:
                     raise ConfigError(status.reason)
+                if status.reason is not None:
+                    warn(status.reason)
                 yield database
             finally:
                 await database.close()

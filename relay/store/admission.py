@@ -8,6 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from relay.core.errors import ConfigError
 from relay.core.source import SourceConfig
+from relay.store.schema import require_runnable
 from relay.store.sealing import Seal
 from relay.store.sources import list_verifiers, open_secrets
 from relay.store.tables import api_key
@@ -34,7 +35,11 @@ class Admission(msgspec.Struct, frozen=True):
 
 
 async def load(connection: AsyncConnection, seal: Seal) -> Admission:
-    """Read everything anew; keys that have expired are left out."""
+    """Read everything anew; keys that have expired are left out.
+
+    Raises IncompatibleSchemaError: what this build would store there nobody may rely on.
+    """
+    await require_runnable(connection)
     keys: dict[int, list[bytes]] = {}
     good = or_(api_key.c.expires_at.is_(None), api_key.c.expires_at > func.now())
     for row in await connection.execute(select(api_key.c.source_id, api_key.c.sha256).where(good)):

@@ -20,6 +20,10 @@ from tests.support.processes import eventually
 
 RELAY = Path(sys.executable).with_name("relay")
 
+Program = Sequence[str | Path]
+"""How a build is started; its arguments follow."""
+THIS_BUILD: Program = (RELAY,)
+
 # A SIGTERM leaves 25 s; whoever needs longer than that and some for a busy machine is killed,
 # and its exit status tells.
 _STOP_WITH = ((signal.SIGTERM, 40.0), (signal.SIGKILL, 5.0))
@@ -46,7 +50,7 @@ class Serving:
         environment: Mapping[str, str],
         log: Path,
         *,
-        relay: Sequence[str | Path] = (RELAY,),
+        relay: Program = THIS_BUILD,
     ) -> None:
         self.roles = roles
         self.log = log
@@ -141,12 +145,14 @@ def _as(login: str, environment: Mapping[str, str]) -> dict[str, str]:
     return {**environment, **login_url}
 
 
-async def command(*arguments: str, environment: Mapping[str, str]) -> tuple[int, str, str]:
+async def command(
+    *arguments: str, environment: Mapping[str, str], relay: Program = THIS_BUILD
+) -> tuple[int, str, str]:
     """Run `relay …`; its exit status, standard output and standard error."""
     if arguments[0] != "migrate":
         environment = _as("admin", environment)
     process = await asyncio.create_subprocess_exec(
-        RELAY,
+        *relay,
         *arguments,
         env=environment,
         stdin=asyncio.subprocess.DEVNULL,

@@ -8,7 +8,7 @@ import hmac
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 
@@ -75,7 +75,7 @@ class Sender:
         self.posted: list[Posted] = []
         self.answers: Counter[str] = Counter()
 
-    async def run(self, events: list[Event], connections: int, deadline: float = 300.0) -> None:
+    async def run(self, events: Iterable[Event], connections: int, deadline: float = 300.0) -> None:
         """Send them all; each connection takes the next one when its last one is done.
 
         Raises TimeoutError when they are not all answered 2xx after ``deadline`` seconds.

@@ -1,0 +1,1 @@
+"""Two builds on one database while its schema goes up and down."""
