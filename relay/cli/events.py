@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
+from relay.cli import replaying
 from relay.cli.call import Call, common, coroutine
 from relay.cli.failures import Failure
 from relay.cli.filters import (
@@ -70,7 +71,7 @@ async def show(call: Call, event: str, source: str | None, body: bool) -> None:
     from relay.store import events as store
 
     async with call.database() as database, database.begin() as connection:
-        found = await store.show_events(connection, _named(event, source))
+        found = await store.show_events(connection, named(event, source))
     if not found:
         raise Failure(f"there is no event {event!r}")
     if body:
@@ -141,6 +142,34 @@ async def skip(call: Call, event_ids: tuple[str, ...], wanted: Wanted, **bulk: A
     await _act(call, event_ids, wanted, store.skip, ("skip", "skipped"), **bulk)
 
 
+@events.command(short_help="Send settled events again.")
+@click.argument("event_ids", metavar="[EVENT]…", nargs=-1)
+@filter_options
+@click.option("--topic", metavar="NAME", help="With a record in this topic.")
+@click.option("--resume", metavar="REPLAY", help="Go on with a replay that was interrupted: rpl_…")
+@bulk_options
+@common
+@coroutine
+async def replay(
+    call: Call,
+    event_ids: tuple[str, ...],
+    wanted: Wanted,
+    topic: str | None,
+    resume: str | None,
+    **bulk: Any,
+) -> None:
+    """Send events again that were delivered (or skipped: --state skipped).
+
+    Each goes to the end of its object's line, and its records carry a _replay_id. What is dead is
+    sent again by `relay dlq replay`; what waits will be sent anyway.
+
+    Many, by filters, keep the order of each object among themselves and come before whatever
+    arrives after the start. Pause their sources meanwhile (`relay source pause`, which goes on
+    receiving): then nothing newer of an object can be sent before its older events.
+    """
+    await replaying.replay(call, event_ids, wanted, topic, resume, **bulk)
+
+
 async def _act(
     call: Call,
     event_ids: tuple[str, ...],
@@ -187,7 +216,7 @@ async def _waiting_ids(
         return sorted([i for one in each for i in await store.find_ids(connection, one)])
     ids: list[int] = []
     for event_id in event_ids:
-        found = await store.list_events(connection, _named(event_id))
+        found = await store.list_events(connection, named(event_id))
         if not found:
             raise Failure(f"there is no event {event_id!r}")
         waiting = [event["id"] for event in found if event["state"] in _WAITING]
@@ -198,7 +227,7 @@ async def _waiting_ids(
     return ids
 
 
-def _named(event: str, source: str | None = None) -> Filter:
+def named(event: str, source: str | None = None) -> Filter:
     """The filter for one event as people name it: its inbox id or its event id."""
     from relay.store.events import Filter
 
@@ -210,7 +239,7 @@ def _named(event: str, source: str | None = None) -> Filter:
 async def _write_plan(call: Call, connection: AsyncConnection, ids: list[int], verb: str) -> None:
     from relay.store import events as store
 
-    first = [await store.list_events(connection, _named(str(i))) for i in ids[:_SHOWN_BY_DRY_RUN]]
+    first = [await store.list_events(connection, named(str(i))) for i in ids[:_SHOWN_BY_DRY_RUN]]
     events = [event for found in first for event in found]
     if call.json:
         write_json({"matched": len(ids), "dry_run": True, "first": events})

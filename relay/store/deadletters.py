@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,8 +11,6 @@ from sqlalchemy import text as sql
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from relay.core.errors import ConfigError, UnusableEvent
-from relay.core.event import peek
-from relay.core.routing import key_of, lane_of, record_key
 from relay.store.events import (
     Filter,
     Operator,
@@ -22,6 +19,7 @@ from relay.store.events import (
     is_impossible,
     log,
 )
+from relay.store.replays import line_of, new_replay_id
 
 _HEAD = (
     "id",
@@ -144,7 +142,7 @@ async def replay(connection: AsyncConnection, ids: Sequence[int], operator: Oper
 
     Dead letters that are closed already are passed over, so the same replay twice adds nothing.
     """
-    replay_id = "rpl_" + secrets.token_hex(12)
+    replay_id = new_replay_id()
     rows = await connection.execute(sql(_TO_REPLAY), {"ids": list(ids)})
     again: list[tuple[int, int, int, int]] = []
     overtaken: list[int] = []
@@ -177,10 +175,8 @@ def _line_of(row: Any) -> tuple[int, int]:
         raise UnusableEvent("gone", "its body is gone: the retention has passed")
     if row.event_type is None:
         raise UnusableEvent("unusable", f"no usable event ({row.error_code}): discard it")
-    if row.object_id is not None:
-        return lane_of(key_of(row.object_id))
     try:
-        return lane_of(record_key(peek(row.body)))
+        return line_of(row.object_id, row.body)
     except UnusableEvent as error:
         raise UnusableEvent(error.code, f"no usable event ({error.code}): discard it") from error
 

@@ -43,7 +43,7 @@ EVENT_COLUMNS = (
     "body_sha256",
     "body_bytes",
 )
-_events = table("events", *map(column, EVENT_COLUMNS), schema="relay")
+events_view = table("events", *map(column, EVENT_COLUMNS), schema="relay")
 _deliveries = table(
     "deliveries",
     *map(
@@ -133,10 +133,10 @@ def conditions_on(
     return conditions
 
 
-def _conditions(wanted: Filter) -> list[ColumnElement[bool]]:
+def conditions_on_events(wanted: Filter) -> list[ColumnElement[bool]]:
     if is_impossible(wanted):
         return [false()]
-    c = _events.c
+    c = events_view.c
     conditions = conditions_on(
         wanted, c, inbox_id="id", error="last_error_code", moment="received_at"
     )
@@ -164,16 +164,20 @@ async def list_events(
     before_id: int | None = None,
 ) -> list[dict[str, Any]]:
     """Events that fit, the newest first; ``before_id`` continues a listing."""
-    statement = select(_events).where(*_conditions(wanted)).order_by(_events.c.id.desc())
+    statement = (
+        select(events_view).where(*conditions_on_events(wanted)).order_by(events_view.c.id.desc())
+    )
     if before_id is not None:
-        statement = statement.where(_events.c.id < before_id)
+        statement = statement.where(events_view.c.id < before_id)
     rows = await connection.execute(statement.limit(limit))
     return [dict(row._mapping) for row in rows]
 
 
 async def find_ids(connection: AsyncConnection, wanted: Filter) -> list[int]:
     """The inbox ids of all events that fit, in the order of arrival."""
-    statement = select(_events.c.id).where(*_conditions(wanted)).order_by(_events.c.id)
+    statement = (
+        select(events_view.c.id).where(*conditions_on_events(wanted)).order_by(events_view.c.id)
+    )
     return list((await connection.execute(statement)).scalars())
 
 
