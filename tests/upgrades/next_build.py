@@ -11,11 +11,13 @@ from pathlib import Path
 from alembic.config import Config
 
 from relay.cli.main import main
-from relay.store import schema
+from relay.store import roles, schema
 
+THIS = schema.BUILD_REVISION
 NEXT = Path(__file__).parent / "versions"
 
 _this_build = schema._alembic_config
+_grants = roles._text
 
 
 def with_the_next() -> Config:
@@ -26,9 +28,18 @@ def with_the_next() -> Config:
     return config
 
 
+def grants_of_the_next(name: str) -> str:
+    """The same ones, said to be for its revision."""
+    text = _grants(name)
+    for words in ("<> {} THEN", "for revision {}'"):
+        text = text.replace(words.format(THIS), words.format(THIS + 1))
+    return text
+
+
 def become_the_next() -> None:
-    schema.BUILD_REVISION += 1
+    schema.BUILD_REVISION = THIS + 1
     schema._alembic_config = with_the_next
+    roles._text = grants_of_the_next
 
 
 if __name__ == "__main__":

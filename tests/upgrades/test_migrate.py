@@ -11,7 +11,7 @@ import asyncpg
 import pytest
 
 from relay.core.errors import ConfigError
-from relay.store import schema
+from relay.store import roles, schema
 from relay.store.engine import Database
 from relay.store.schema import BUILD_REVISION, SchemaBusyError, migrate
 from tests.acceptance.fleet import THIS_BUILD, Program, command, environment
@@ -179,6 +179,7 @@ def next_revision(monkeypatch: pytest.MonkeyPatch) -> str:
     """Makes this process the next build; the name of its revision."""
     monkeypatch.setattr(schema, "BUILD_REVISION", NEXT)
     monkeypatch.setattr(schema, "_alembic_config", next_build.with_the_next)
+    monkeypatch.setattr(roles, "_text", next_build.grants_of_the_next)
     return f"{NEXT:04}"
 
 

@@ -84,7 +84,7 @@ BEGIN
     GRANT SELECT, INSERT, UPDATE ON relay.source TO relay_admin;
     GRANT SELECT, INSERT, UPDATE (expires_at), DELETE ON relay.api_key TO relay_admin;
     GRANT INSERT ON relay.lane TO relay_admin;
-    GRANT SELECT, INSERT, UPDATE (visible_at), DELETE ON relay.queue TO relay_admin;
+    GRANT SELECT, INSERT, UPDATE (number, visible_at), DELETE ON relay.queue TO relay_admin;
     GRANT SELECT, UPDATE (replayed_at, discarded_at) ON relay.dead_letter TO relay_admin;
     GRANT SELECT, INSERT ON relay.receipt, relay.operator_log TO relay_admin;
     GRANT SELECT ON relay.inbox, relay.event_key, relay.batch_note, relay.attempt, relay.api_rate,

@@ -26,8 +26,13 @@ def upgrade() -> None:
     op.execute("ALTER TABLE relay.inbox ADD CONSTRAINT next CHECK (next_note <> '') NOT VALID")
     op.execute("CREATE INDEX queue_next_idx ON relay.queue (next_weight) WHERE next_weight > 0")
     # The view as it was is kept for the way back.
-    op.execute("CREATE TABLE relay.next_thing (lag_was text NOT NULL)")
-    op.execute("INSERT INTO relay.next_thing SELECT pg_get_viewdef('relay.lag'::regclass)")
+    op.execute("CREATE TABLE relay.next_thing (lag_was text NOT NULL, readers text NOT NULL)")
+    op.execute(
+        "INSERT INTO relay.next_thing SELECT pg_get_viewdef('relay.lag'::regclass), coalesce("
+        " string_agg(DISTINCT grantee::regrole::text, ', ') FILTER (WHERE grantee <> relowner), '')"
+        " FROM pg_class, aclexplode(coalesce(relacl, acldefault('r', relowner)))"
+        " WHERE oid = 'relay.lag'::regclass"
+    )
     was = op.get_bind().scalar(sa.text("SELECT rtrim(lag_was, ';') FROM relay.next_thing"))
     op.execute(f"CREATE OR REPLACE VIEW relay.lag AS SELECT w.*, 0 AS next_count FROM ({was}) w")
     op.execute(f"UPDATE relay.compatibility SET revision = {int(revision)}")
@@ -40,9 +45,11 @@ def downgrade() -> None:
         f"UPDATE relay.compatibility SET min_compatible = {max(int(down_revision) - 1, 1)},"
         f" revision = {int(down_revision)}"
     )
-    was = op.get_bind().scalar(sa.text("SELECT lag_was FROM relay.next_thing"))
+    was, readers = op.get_bind().execute(sa.text("SELECT * FROM relay.next_thing")).one()
     op.execute("DROP VIEW relay.lag")
     op.execute(f"CREATE VIEW relay.lag AS {was}")
+    if readers:  # a view that was dropped has lost its grants
+        op.execute(f"GRANT SELECT ON relay.lag TO {readers}")
     op.execute("DROP TABLE relay.next_thing")
     op.execute("ALTER TABLE relay.source DROP COLUMN next_flag")
     op.execute("ALTER TABLE relay.inbox DROP CONSTRAINT next, DROP COLUMN next_note")
