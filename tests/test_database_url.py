@@ -149,6 +149,12 @@ def test_so_are_hosts_that_make_no_sense(url: str, told: str) -> None:
         read(url)
 
 
+def test_the_mode_of_the_environment_counts() -> None:
+    read("postgresql://a/d?sslcert=/dev/null&sslkey=/dev/null", PGSSLMODE="verify-full")
+    with pytest.raises(ValueError, match="sslmode that is none of"):
+        read("postgresql://a/d", PGSSLMODE="yes")
+
+
 def test_every_password_in_it_is_a_secret() -> None:
     url = "postgresql://u:hun%2Fter@h/d?password=swordfish&sslpassword=open%20sesame&user=x"
     assert set(secrets_of(url)) == {

@@ -237,7 +237,7 @@ def _check_tls(query: dict[str, str], environ: Mapping[str, str]) -> None:
         if query.setdefault("sslmode", "verify-full") != "verify-full":
             raise ValueError("needs sslmode=verify-full with sslrootcert=system")
         query["sslrootcert"] = _system_cas()
-    mode = query.get("sslmode", "prefer")
+    mode = query.get("sslmode", environ.get("PGSSLMODE", "prefer"))
     if mode not in modes:
         near = difflib.get_close_matches(mode.replace("_", "-"), modes, 1)
         hint = f" (nearest: {near[0]})" if near else ""

@@ -262,7 +262,8 @@ async def test_no_service_hangs_for_ever_on_a_dead_server(
         RELAY_DELIVERY_TIMEOUT_SECONDS="1",
         RELAY_BATCH_TIMEOUT_SECONDS="1",
         RELAY_FENCE_MARGIN_SECONDS="1",
-        RELAY_FROZEN_AFTER_SECONDS="2",
+        RELAY_STRIPE_TIMEOUT_SECONDS="1",
+        RELAY_FROZEN_AFTER_SECONDS="3",
     )
     flags = ("--signing-secret", SECRET, "--topic-prefix", topic_prefix)
     source = await create_source("acme", *flags, environment=settings)
