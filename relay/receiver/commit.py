@@ -56,6 +56,10 @@ class UnstorableRowError(RelayError):
     default_code = "unstorable"
 
 
+class _EndedWhileIdleError(Exception):
+    """The server has ended the connection before anything of the transaction was sent."""
+
+
 class _NotDurableError(Exception):
     """COMMIT returned, but not with what a durable commit returns."""
 
@@ -230,6 +234,10 @@ class GroupCommit:
             return
         try:
             fresh = await session.commit([waiting.event for waiting in batch])
+        except _EndedWhileIdleError as error:
+            # Another connection takes the rows, as long as somebody waits for them.
+            self._queue.extendleft(reversed(batch))
+            raise CannotStoreError from error
         except Exception as error:
             if not _is_fault_of_a_row(error):
                 await self._give_up(batch, error)
@@ -325,7 +333,11 @@ class _Session:
         return await self._attempt(events)
 
     async def _attempt(self, events: Sequence[NewEvent]) -> list[bool]:
-        await self._pg.execute(_BEGIN)
+        try:
+            await self._pg.execute(_BEGIN)
+        except asyncpg.InternalClientError as error:
+            # It has said so, and its end of the connection is about to be closed.
+            raise _EndedWhileIdleError from error
         fresh = await inbox.put(self._pg, events)
         if not all(fresh):
             await durability.write_mark(self._pg)

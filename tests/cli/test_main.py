@@ -181,7 +181,7 @@ async def test_every_command_stops_at_a_wrong_setting(words: tuple[str, ...]) ->
 
 
 async def test_a_missing_schema_names_the_command(empty_database_url: str) -> None:
-    environ = environment(empty_database_url)
+    environ = environment(empty_database_url, RELAY_DATABASE_URL=empty_database_url)
     result = await invoke("source", "list", environ=environ, exits=2)
     assert "run `relay migrate`" in result.stderr
     migrated = await invoke("migrate", "--json", environ=environ)

@@ -469,3 +469,23 @@ async def test_nothing_new_is_begun_with_while_rows_wait_too_long(
         with pytest.raises(CannotStoreError):
             await second
     assert await stored_ids(pg) == {"connected", "a"}
+
+
+async def test_a_connection_that_ends_before_the_first_statement_fails_nobody(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server has said so, and asyncpg, which waits for the close, takes no statement more."""
+    execute = asyncpg.Connection.execute
+    ended = []
+
+    async def end_once(self: asyncpg.Connection, query: str, *args: object) -> str:
+        if "SET LOCAL synchronous_commit" in query and not ended:
+            ended.append(self)
+            raise asyncpg.InternalClientError("cannot switch to state 15")
+        return await execute(self, query, *args)
+
+    monkeypatch.setattr(asyncpg.Connection, "execute", end_once)
+    results, counters = await put_as_one_batch(database, [row("a"), row("b")])
+    assert results == [True, True]
+    assert counters.batches_failed == 0
+    assert ended

@@ -30,17 +30,33 @@ class Pair(NamedTuple):
     key: Path
 
 
+_SIGNS_CERTIFICATES = x509.KeyUsage(
+    digital_signature=False,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    key_cert_sign=True,
+    crl_sign=True,
+    encipher_only=False,
+    decipher_only=False,
+)
+
+
 class Authority:
-    """Signs what it is asked to, and writes all of it below ``directory``."""
+    """Signs what it is asked to, and writes all of it below ``directory``.
+
+    With every extension that Python 3.13 wants to see, which verifies strictly.
+    """
 
     def __init__(self, directory: Path, name: str = "authority") -> None:
         self._directory = directory
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = _name(f"test {name}")
         constraints = x509.BasicConstraints(ca=True, path_length=None)
-        made = self._build(self._name, self._key, timedelta(days=30)).add_extension(
-            constraints, critical=True
-        )
+        made = self._build(self._name, self._key, timedelta(days=30))
+        made = made.add_extension(constraints, critical=True)
+        made = made.add_extension(_SIGNS_CERTIFICATES, critical=True)
         self.certificate = directory / f"{name}.pem"
         self._write(self.certificate, made)
 
@@ -99,6 +115,13 @@ class Authority:
             .serial_number(x509.random_serial_number())
             .not_valid_before(now - 30 * _DAY)
             .not_valid_after(now + lifetime)
+            .add_extension(
+                x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False
+            )
+            .add_extension(
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()),
+                critical=False,
+            )
         )
 
     def _write(self, path: Path, made: x509.CertificateBuilder) -> None:
