@@ -8,12 +8,13 @@ psql --no-psqlrc --quiet --set=ON_ERROR_STOP=1 --dbname=relay <<SQL
 CREATE ROLE relay_migrator NOLOGIN;
 CREATE ROLE relay_receiver NOLOGIN;
 CREATE ROLE relay_forwarder NOLOGIN;
+CREATE ROLE relay_snapshotter NOLOGIN;
 CREATE ROLE relay_admin NOLOGIN;
 CREATE ROLE relay_auditor NOLOGIN;
 GRANT CREATE ON DATABASE relay TO relay_migrator;
 SQL
 
-for service in migrator receiver forwarder admin; do
+for service in migrator receiver forwarder snapshotter admin; do
     psql --no-psqlrc --quiet --set=ON_ERROR_STOP=1 --dbname=relay \
         --set=login="$service" --set=group="relay_$service" \
         --set=password="$(cat "/run/secrets/${service}_password")" <<'SQL'

@@ -25,7 +25,7 @@ keep() {
 random_hex | keep postgres_password
 random_hex | keep admin_token
 head -c 32 /dev/urandom | base64 | tr '+/' '-_' | keep encryption_keys
-for login in migrator receiver forwarder admin; do
+for login in migrator receiver forwarder snapshotter admin; do
     random_hex | keep "${login}_password"
     printf 'postgresql://%s:%s@postgres:5432/relay' "$login" "$(cat "secrets/${login}_password")" |
         keep "${login}_url"

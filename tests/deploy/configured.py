@@ -50,6 +50,6 @@ def check_command(arguments: Sequence[str], settings: Settings) -> tuple[str, ..
     roles = parse_roles(parsed.params["roles"])
     if "forwarder" in roles:
         settings.require_kafka()
-    if "receiver" in roles:
+    if {"receiver", "snapshotter"} & set(roles):
         assert settings.encryption_keys
     return roles

@@ -26,7 +26,7 @@ SECRET = "whsec_" + "c" * 32
 FILE = ROOT / "docker-compose.yml"
 OURS = {
     *("migrate", "housekeeping", "admin"),
-    *("receiver-1", "receiver-2", "forwarder-1", "forwarder-2"),
+    *("receiver-1", "receiver-2", "forwarder-1", "forwarder-2", "snapshotter"),
 }
 
 
@@ -83,7 +83,9 @@ def test_relay_takes_its_settings_and_commands(compose: dict[str, Any], tmp_path
         assert float(service["stop_grace_period"].rstrip("s")) > settings.drain_seconds
         # What a process is not given it cannot lose.
         assert len(service["secrets"]) == sum(key.endswith("_FILE") for key in environ)
-    assert sorted(roles) == ["admin", "forwarder", "forwarder", "receiver", "receiver"]
+    assert sorted(roles) == [
+        *("admin", "forwarder", "forwarder", "receiver", "receiver", "snapshotter")
+    ]
 
 
 def _default(value: str) -> str:
@@ -99,7 +101,7 @@ def test_secrets_are_made_once_and_are_what_relay_takes(
         f"./secrets/{name}" for name in made
     }
     assert len(set(made.values())) == len(made)
-    for login in ("migrator", "receiver", "forwarder", "admin"):
+    for login in ("migrator", "receiver", "forwarder", "snapshotter", "admin"):
         settings = load(
             {
                 "RELAY_DATABASE_URL_FILE": str(secrets / f"{login}_url"),
@@ -180,7 +182,7 @@ async def test_the_services_work_together_with_what_each_is_given(
         "shop", "--signing-secret", SECRET, "--topic-prefix", "compose-", environment=given("admin")
     )
 
-    services = ("receiver-1", "receiver-2", "forwarder-1", "forwarder-2", "admin")
+    services = ("receiver-1", "receiver-2", "forwarder-1", "forwarder-2", "snapshotter", "admin")
     processes: dict[str, Serving] = {}
     try:
         for name in services:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from relay.app import ROLES
 from relay.dev import samples
 from relay.settings import Settings
 from relay.store.sealing import new_key
@@ -62,7 +63,7 @@ def test_the_container_is_not_root_and_starts_everything(dockerfile: Dockerfile)
     port = Settings().admin_bind.port
     assert f"http://127.0.0.1:{port}/livez" in dockerfile.all("HEALTHCHECK", 1)[0]
     settings = Settings(database_url="-", kafka_bootstrap_servers="-", encryption_keys=("-",))
-    assert set(check_command(["serve"], settings)) == {"receiver", "forwarder", "admin"}
+    assert set(check_command(["serve"], settings)) == set(ROLES)
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +99,7 @@ async def test_the_image_serves_on_a_read_only_file_system(
     source = json.loads(made.stdout)
 
     serving = Serving(
-        "receiver,forwarder,admin",
+        ",".join(ROLES),
         environment(**{**image.environment(), **settings}),
         tmp_path / "log",
         relay=image.relay,

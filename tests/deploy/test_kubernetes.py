@@ -106,7 +106,7 @@ def test_relay_takes_its_settings_and_commands(objects: list[Object], tmp_path: 
         for container in spec["containers"]:
             settings = load_with_secrets(*_environment(container, spec, objects), tmp_path)
             roles += check_command(container["args"], settings)
-    assert sorted(roles) == ["admin", "forwarder", "receiver"]
+    assert sorted(roles) == ["admin", "forwarder", "receiver", "snapshotter"]
 
 
 def _environment(
