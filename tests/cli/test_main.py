@@ -167,7 +167,7 @@ async def test_every_command_stops_at_a_wrong_setting(words: tuple[str, ...]) ->
         "--error=x": ("events", "retry"),
     }  # fmt: skip
     args = [*words, *(flag for flag, command in given.items() if command == words)]
-    if words in {("events", "skip"), ("dlq", "replay"), ("dlq", "discard")}:
+    if words[0] in ("events", "dlq") and words[1] in ("skip", "replay", "discard"):
         args.append("--error=x")
     args += [
         "1" for param in ALL[words].params if isinstance(param, click.Argument) and param.required
@@ -186,7 +186,8 @@ async def test_a_missing_schema_names_the_command(empty_database_url: str) -> No
     assert "run `relay migrate`" in result.stderr
     migrated = await invoke("migrate", "--json", environ=environ)
     assert output(migrated) == {
-        "revision": schema.BUILD_REVISION, "usable": True, "reason": None,
+        "revision": schema.BUILD_REVISION, "build_revision": schema.BUILD_REVISION,
+        "usable": True, "reason": None,
     }  # fmt: skip
     await invoke("migrate", environ=environ)
     assert output(await invoke("source", "list", "--json", environ=environ)) == []

@@ -31,7 +31,8 @@ def with_the_next() -> Config:
 def grants_of_the_next(name: str) -> str:
     """The same ones, said to be for its revision."""
     text = _grants(name)
-    for words in ("<> {} THEN", "for revision {}'"):
+    for words in ("present < {} ", "present > {} ", "for revision {}'"):
+        assert name != "grants.sql" or words.format(THIS) in text, words
         text = text.replace(words.format(THIS), words.format(THIS + 1))
     return text
 
