@@ -16,6 +16,7 @@ import yaml
 from relay.dev import samples
 from relay.dev.postgres import EmbeddedPostgres, installations
 from relay.settings import load
+from relay.store.roles import ROLES
 from tests.acceptance.fleet import Serving, command, create_source, environment
 from tests.acceptance.sender import Webhook, post
 from tests.deploy.configured import check_command, load_with_secrets
@@ -117,6 +118,11 @@ def test_secrets_are_made_once_and_are_what_relay_takes(
 
     run("sh", secrets.parent / "deploy" / "compose" / "make-secrets.sh")
     assert made == {path.name: path.read_text() for path in secrets.iterdir()}
+
+
+def test_the_first_start_makes_every_group() -> None:
+    script = (DEPLOY / "compose" / "logins.sh").read_text()
+    assert {group for group in ROLES if f"CREATE ROLE {group} NOLOGIN;" in script} == set(ROLES)
 
 
 @pytest.fixture(scope="module")
