@@ -184,12 +184,13 @@ async def test_a_missing_schema_names_the_command(empty_database_url: str) -> No
     environ = environment(empty_database_url, RELAY_DATABASE_URL=empty_database_url)
     result = await invoke("source", "list", environ=environ, exits=2)
     assert "run `relay migrate`" in result.stderr
-    migrated = await invoke("migrate", "--json", environ=environ)
+    owner = environ | {"RELAY_DATABASE_URL": empty_database_url}
+    migrated = await invoke("migrate", "--json", environ=owner)
     assert output(migrated) == {
         "revision": schema.BUILD_REVISION, "build_revision": schema.BUILD_REVISION,
         "usable": True, "reason": None,
     }  # fmt: skip
-    await invoke("migrate", environ=environ)
+    await invoke("migrate", environ=owner)
     assert output(await invoke("source", "list", "--json", environ=environ)) == []
 
 
