@@ -317,7 +317,9 @@ async def test_serve_refuses_before_it_starts(
     assert stderr.count(b"\n") == 1
 
 
-async def test_serve_runs_a_role_until_it_is_told_to_stop(database_url: str) -> None:
+async def test_serve_runs_a_role_until_it_is_told_to_stop(
+    database_url: str, direct_url: str
+) -> None:
     environ = environment(
         database_url,
         RELAY_BIND=f"127.0.0.1:{unused_port()}",
@@ -332,8 +334,8 @@ async def test_serve_runs_a_role_until_it_is_told_to_stop(database_url: str) -> 
     while b"app.started" not in lines[-1]:
         assert lines[-1], b"".join(lines)
         lines.append(await asyncio.wait_for(started.stderr.readline(), 30))
-    services = output(await invoke("status", "--json", environ=environ))["services"]
-    assert [each["name"] for each in services] == ["relay-receiver"]
+    status = await invoke("status", "--json", environ=environment(direct_url))
+    assert [each["name"] for each in output(status)["services"]] == ["relay-receiver"]
     started.send_signal(signal.SIGTERM)
     stdout, stderr = await started.communicate()
     assert started.returncode == 0, stderr
