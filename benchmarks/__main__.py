@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 
-from benchmarks import forwarder, receiver
+from benchmarks import forwarder, receiver, snapshot
 
-PATHS = {"receiver": receiver.run, "forwarder": forwarder.run}
+PATHS = {"receiver": receiver.run, "forwarder": forwarder.run, "snapshot": snapshot.run}
 
 
 def main() -> None:

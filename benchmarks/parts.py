@@ -49,7 +49,9 @@ async def new_database(server: str, name: str) -> str:
     return urlunsplit(urlsplit(server)._replace(path=f"/{name}"))
 
 
-async def new_relay(server: str, name: str, secret: str) -> tuple[str, Source, str, str]:
+async def new_relay(
+    server: str, name: str, secret: str, stripe_key: str | None = None
+) -> tuple[str, Source, str, str]:
     """A migrated database with one source; returns its URL, the source, its key and the seal's."""
     url = await new_database(server, name)
     await schema.migrate(url)
@@ -58,9 +60,12 @@ async def new_relay(server: str, name: str, secret: str) -> tuple[str, Source, s
     try:
         async with database.begin() as connection:
             config = SourceConfig(source_id=0, public_id="", name="benchmark", resources=("*",))
-            sealed = [Seal([seal_key]).seal(secret.encode())]
+            seal = Seal([seal_key])
             source, key = await sources.create(
-                connection, config, sealed_secrets=sealed, sealed_stripe_key=None
+                connection,
+                config,
+                sealed_secrets=[seal.seal(secret.encode())],
+                sealed_stripe_key=None if stripe_key is None else seal.seal(stripe_key.encode()),
             )
     finally:
         await database.close()
