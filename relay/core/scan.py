@@ -62,13 +62,15 @@ def advance(at: Position, page: Seen) -> tuple[Position, Progress]:
     """The position behind a page.
 
     Only ``has_more: false`` ends a scan. An empty page that promises more, which is said to happen
-    where hundreds of objects share a second, leaves it where it was: `stalled`.
+    where hundreds of objects share a second, leaves it where it was: `stalled`. So does one that
+    ends with the cursor: behind an object cannot be that object.
     """
-    if page.last_id is not None:
+    is_further = page.last_id is not None and page.last_id != at.cursor
+    if is_further:
         at = msgspec.structs.replace(at, cursor=page.last_id, last_created=page.last_created)
     if not page.has_more:
         return at, "done"
-    return at, "on" if page.last_id is not None else "stalled"
+    return at, "on" if is_further else "stalled"
 
 
 def recover(at: Position, *, filtered: bool) -> Position:

@@ -312,10 +312,11 @@ def _plan(
 async def _skip_superseded(pg: asyncpg.Connection, plans: list[Plan]) -> None:
     """Take out what a snapshot has read of objects that live events have changed since."""
     asked = [
-        (plan.row.inbox_id, plan.row.source_id, event.object_id, event.created)
+        (plan.row.inbox_id, plan.row.source_id, event.object_type, event.object_id, event.created)
         for plan in plans
         if (event := plan.event).origin == "snapshot"
         and plan.row.kind == QUEUE_EVENT
+        and plan.row.replay_id is None  # who replays it wants it sent
         and event.object_id is not None
         and event.created is not None
     ]
@@ -323,7 +324,8 @@ async def _skip_superseded(pg: asyncpg.Connection, plans: list[Plan]) -> None:
         return
     superseded = await queue.find_superseded(pg, asked)
     for plan in plans:
-        if plan.row.inbox_id in superseded and plan.row.kind == QUEUE_EVENT:
+        row = plan.row
+        if row.inbox_id in superseded and row.kind == QUEUE_EVENT and row.replay_id is None:
             plan.verdict = Skip("superseded")
 
 

@@ -13,9 +13,13 @@ from relay.stripe import ListedObject
 ORIGIN = "snapshot"
 
 
-def event_id_of(snapshot_id: str, object_id: str) -> str:
-    """The same whenever the object is read again in the same snapshot, which deduplicates it."""
-    return f"snap_{snapshot_id}_{object_id}"
+def event_id_of(snapshot_id: str, object_id: str, resource: str | None = None) -> str:
+    """The same whenever the object is read again in the same snapshot, which deduplicates it.
+
+    Ids are not unique across resources: every plan is a price of the same id too, and the ids of
+    plans, products and coupons are people's own. ``resource`` tells the second one apart.
+    """
+    return f"snap_{snapshot_id}_{object_id if resource is None else f'{resource}:{object_id}'}"
 
 
 def is_wanted(claimed: Range, listed: ListedObject) -> bool:
@@ -29,16 +33,23 @@ def is_wanted(claimed: Range, listed: ListedObject) -> bool:
 
 
 def event_of(
-    claimed: Range, listed: ListedObject, requested_at: int, source: SourceConfig
+    claimed: Range,
+    listed: ListedObject,
+    requested_at: int,
+    source: SourceConfig,
+    *,
+    told_apart: bool = False,
 ) -> NewEvent:
     """The event of one object; its tokens stand in the body as Stripe sent them.
 
-    ``requested_at`` is the second, in Stripe's time, at which the page was asked for.
+    ``requested_at`` is the second, in Stripe's time, at which the page was asked for;
+    ``told_apart`` when an object of another resource has the plain id already.
     """
+    resource = claimed.resource if told_apart else None
     body = b"".join(
         (
             b'{"id":',
-            json_string(event_id_of(claimed.snapshot_id, listed.id)),
+            json_string(event_id_of(claimed.snapshot_id, listed.id, resource)),
             b',"object":"event","api_version":',
             json_string(claimed.api_version),
             b',"created":%d' % requested_at,

@@ -48,7 +48,9 @@ def after_page(claimed: Range, request: Request, page: Page) -> tuple[Step, Prog
     second may be in it, and what comes later has a live event.
     """
     at = claimed.at
-    if at.created_until is None or at.created_until > page.date + 1:
+    # Later pages may come from a server whose clock is behind: they leave the window as it is.
+    is_first = at.cursor is None and at.last_created is None
+    if at.created_until is None or (is_first and at.created_until > page.date + 1):
         at = msgspec.structs.replace(at, created_until=page.date + 1)
     last = page.objects[-1] if page.objects else None
     seen = Seen(

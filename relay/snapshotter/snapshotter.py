@@ -9,7 +9,9 @@ import msgspec
 import structlog
 
 from relay.core import backoff, scan
+from relay.core.catalog import ALL_RESOURCES
 from relay.core.listings import Listing, listing_of
+from relay.core.source import SourceConfig
 from relay.snapshotter.objects import event_of, is_wanted
 from relay.snapshotter.reading import (
     Request,
@@ -22,6 +24,7 @@ from relay.snapshotter.reading import (
 from relay.snapshotter.shared import Account, NotNowError, Shared
 from relay.store import inbox, queue, ranges
 from relay.store.engine import READ_COMMITTED
+from relay.store.failures import is_outage
 from relay.store.ranges import Range, Step
 from relay.stripe import Delayed, Page, Refused, fetch_page
 
@@ -34,6 +37,8 @@ _BACKOFF_SECONDS = (0.5, 30.0)
 # An empty page that promises more, or an answer that is not the API's: asked for so often, then the
 # resource fails, which can be seen.
 _STALLS = 8
+_LONGEST_WAIT_SECONDS = 3600.0
+"""Whatever a Retry-After says."""
 
 
 class Snapshotter:
@@ -57,11 +62,24 @@ class Snapshotter:
             if claimed is None:
                 await pg.execute("ROLLBACK")
                 return 0
-            finished = await self._read_on(pg, claimed)
-            await pg.execute("COMMIT")
+            try:
+                finished = await self._read_on(pg, claimed)
+                await pg.execute("COMMIT")
+            except Exception as error:
+                if not (is_outage(error) or pg.is_closed()):
+                    await pg.execute("ROLLBACK")
+                    await self._put_aside(pg, claimed, error)
+                raise
         if finished:
             await self._close_snapshots()
         return 1
+
+    async def _put_aside(self, pg: asyncpg.Connection, claimed: Range, error: Exception) -> None:
+        """Have a range wait that cannot be read on, so that it does not hold up the others."""
+        failures = claimed.failures + 1
+        seconds = backoff.delay(failures, random.random(), *_BACKOFF_SECONDS)  # noqa: S311
+        reason = f"{type(error).__name__}: {error}"
+        await ranges.wait(pg, claimed, seconds=seconds, reason=reason, failures=failures)
 
     async def _read_on(self, pg: asyncpg.Connection, claimed: Range) -> bool:
         """Ask for the next page of a range and store it; whether the range has ended."""
@@ -82,6 +100,14 @@ class Snapshotter:
             return await self._fail(
                 pg, claimed, f"{claimed.resource} cannot be listed: was the routing changed?"
             )
+        if not {ALL_RESOURCES, claimed.resource} & set(account.config.resources):
+            name = account.config.name
+            return await self._fail(
+                pg,
+                claimed,
+                f"{claimed.resource} is not in the schema of source {name} any more: add it with"
+                f" `relay source update {name} --schema …` and resume the snapshot",
+            )
         request = next_request(claimed, listing, account.config.fan_out)
 
         async def admit() -> None:
@@ -97,9 +123,8 @@ class Snapshotter:
                 created_field=request.created_field,
             )
         except NotNowError as late:
-            await ranges.wait(
-                pg, claimed, seconds=late.seconds, reason="its turn by the rate limit", failed=False
-            )
+            reason = "its turn by the rate limit"
+            await ranges.wait(pg, claimed, seconds=late.seconds, reason=reason, failures=None)
             return False
         match answer:
             case Page() as page:
@@ -121,23 +146,40 @@ class Snapshotter:
         counters = self._shared.counters
         step, progress = after_page(claimed, request, page)
         if progress == "stalled":
-            return await self._stalled(pg, claimed, listing, request)
+            is_repeated = bool(page.objects)
+            return await self._stalled(pg, claimed, listing, request, is_repeated=is_repeated)
         fresh = 0
         if not request.of_parents:
-            # The answer's Date less the seconds it took: not after the request was sent.
+            # The answer's Date less the whole seconds it took.
             requested_at = page.date - int(page.seconds)
-            events = [
-                event_of(claimed, listed, requested_at, account.config)
-                for listed in page.objects
-                if is_wanted(claimed, listed)
-            ]
-            fresh = sum(await inbox.put(pg, events))
+            fresh = await self._put(pg, claimed, page, requested_at, account.config)
         if progress == "on" and can_split(claimed, listing):
             step = await self._split(pg, claimed, step)
         await ranges.step(pg, claimed, step, objects=fresh)
         counters.pages[claimed.resource] += 1
         counters.objects[claimed.resource] += fresh
         return step.done
+
+    async def _put(
+        self,
+        pg: asyncpg.Connection,
+        claimed: Range,
+        page: Page,
+        requested_at: int,
+        source: SourceConfig,
+    ) -> int:
+        """Store the events of a page; how many the inbox did not have yet."""
+        wanted = [listed for listed in page.objects if is_wanted(claimed, listed)]
+        events = [event_of(claimed, listed, requested_at, source) for listed in wanted]
+        stored = await inbox.put(pg, events)
+        known = [event for event, is_new in zip(events, stored, strict=True) if not is_new]
+        namesakes = await inbox.find_namesakes(pg, known)
+        others = [
+            event_of(claimed, listed, requested_at, source, told_apart=True)
+            for listed, event in zip(wanted, events, strict=True)
+            if event.event_id in namesakes
+        ]
+        return sum(stored) + sum(await inbox.put(pg, others))
 
     async def _split(self, pg: asyncpg.Connection, claimed: Range, step: Step) -> Step:
         halves = scan.split(step.at)
@@ -146,16 +188,27 @@ class Snapshotter:
         return step
 
     async def _stalled(
-        self, pg: asyncpg.Connection, claimed: Range, listing: Listing, request: Request
+        self,
+        pg: asyncpg.Connection,
+        claimed: Range,
+        listing: Listing,
+        request: Request,
+        *,
+        is_repeated: bool,
     ) -> bool:
-        """An empty page that promises more is asked for again, from the second that it is in."""
-        if claimed.failures >= _STALLS:
-            return await self._fail(
-                pg, claimed, "Stripe goes on answering an empty page that says has_more"
-            )
-        await ranges.reposition(pg, claimed, after_loss(claimed, request, listing))
-        seconds = backoff.delay(claimed.failures + 1, random.random(), *_BACKOFF_SECONDS)  # noqa: S311
-        await ranges.wait(pg, claimed, seconds=seconds, reason="an empty page", failed=True)
+        """A page that leads no further and promises more is asked for again.
+
+        An empty one from the second that it is in.
+        """
+        what = "the last page once more" if is_repeated else "an empty page"
+        reason = f"Stripe goes on answering {what}, with has_more"
+        failures = _in_a_row(claimed, reason)
+        if failures > _STALLS:
+            return await self._fail(pg, claimed, reason)
+        if not is_repeated:
+            await ranges.reposition(pg, claimed, after_loss(claimed, request, listing))
+        seconds = backoff.delay(failures, random.random(), *_BACKOFF_SECONDS)  # noqa: S311
+        await ranges.wait(pg, claimed, seconds=seconds, reason=reason, failures=failures)
         return False
 
     async def _delay(
@@ -169,16 +222,20 @@ class Snapshotter:
         """A page is asked for until it succeeds or fails for good; the range shows the wait."""
         shared = self._shared
         shared.counters.unanswered[answer.verdict] += 1
-        if answer.verdict == "unusable" and claimed.failures >= _STALLS:
-            return await self._fail(pg, claimed, str(answer))
+        reason, failures = str(answer), claimed.failures + 1
+        if answer.verdict == "unusable":
+            reason = answer.message  # without the id of the request, so that it can recur
+            failures = _in_a_row(claimed, reason)
+            if failures > _STALLS:
+                return await self._fail(pg, claimed, reason)
         limited = answer.verdict == "rate_limited"
         if limited:
             await shared.slow_down(account, request.path, answer.limit_reason)
         # Spreads load, protects nothing.
-        seconds = backoff.delay(claimed.failures + 1, random.random(), *_BACKOFF_SECONDS)  # noqa: S311
-        seconds = max(seconds, answer.retry_after or 0.0)
+        seconds = backoff.delay(failures, random.random(), *_BACKOFF_SECONDS)  # noqa: S311
+        seconds = max(seconds, min(answer.retry_after or 0.0, _LONGEST_WAIT_SECONDS))
         await ranges.wait(
-            pg, claimed, seconds=seconds, reason=str(answer), failed=True, limited=limited
+            pg, claimed, seconds=seconds, reason=reason, failures=failures, limited=limited
         )
         log = _log.debug if limited else _log.warning
         log(
@@ -187,7 +244,7 @@ class Snapshotter:
             resource=claimed.resource,
             reason=answer.code,
             seconds=round(seconds, 1),
-            failures=claimed.failures + 1,
+            failures=failures,
         )
         return False
 
@@ -239,6 +296,14 @@ class Snapshotter:
             ended = await ranges.close_snapshots(pg)
         for snapshot_id, state in ended:
             _log.info("snapshotter.ended", snapshot=snapshot_id, state=state)
+
+
+def _in_a_row(claimed: Range, reason: str) -> int:
+    """How often the page in hand has failed for this reason, this time included.
+
+    Others before it, of a Stripe that is down for an hour, say nothing about it.
+    """
+    return claimed.failures + 1 if claimed.last_error == reason else 1
 
 
 class Upkeep:

@@ -179,6 +179,25 @@ async def put(pg: asyncpg.Connection, events: Sequence[NewEvent]) -> list[bool]:
     return stored
 
 
+async def find_namesakes(pg: asyncpg.Connection, events: Sequence[NewEvent]) -> set[str]:
+    """The ids by which the inbox holds events about objects of another type than these say."""
+    if not events:
+        return set()
+    found = await pg.fetch(
+        """
+        SELECT g.event_id
+        FROM unnest($1::text[], $2::int[], $3::text[]) AS g (event_id, source_id, object_type)
+        JOIN relay.event_key k ON k.event_id = g.event_id AND k.source_id = g.source_id
+        JOIN relay.inbox i ON i.id = k.inbox_id AND i.received_at = k.received_at
+        WHERE i.object_type IS DISTINCT FROM g.object_type
+        """,
+        [event.event_id for event in events],
+        [event.source_id for event in events],
+        [event.object_type for event in events],
+    )
+    return {row["event_id"] for row in found}
+
+
 def _row(event: NewEvent) -> tuple[object, ...]:
     created = event.event_created
     return (

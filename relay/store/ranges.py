@@ -13,6 +13,7 @@ from typing import Literal
 import asyncpg
 import msgspec
 
+from relay.core.routing import LANES
 from relay.core.scan import Position
 from relay.store.text import storable
 
@@ -42,16 +43,18 @@ class Range(msgspec.Struct, frozen=True, kw_only=True):
     parents: tuple[str, ...] | None
     parents_done: bool
     child_cursor: str | None
+    last_error: str | None
 
 
-# The one that has waited longest, so that all resources and snapshots get their turn.
+# The one that has waited longest, so that all resources and snapshots get their turn. A wait that
+# begins in the future was written before the server's clock was set back.
 _CLAIM = """
 SELECT g.id, g.snapshot_id, n.source_id, g.resource, g.pass, g.created_from, g.created_until,
-       g.cursor, g.last_created, g.failures, g.parents, g.parents_cursor, g.parents_done,
-       n.api_version, n.livemode, n.created_after, n.created_before, n.window_until
+       g.cursor, g.last_created, g.failures, g.last_error, g.parents, g.parents_cursor,
+       g.parents_done, n.api_version, n.livemode, n.created_after, n.created_before, n.window_until
 FROM relay.snapshot_range g JOIN relay.snapshot n ON n.id = g.snapshot_id
 WHERE g.state = 'running' AND n.state = 'running'
-  AND (g.wait_until IS NULL OR g.wait_until <= clock_timestamp())
+  AND (g.wait_until IS NULL OR clock_timestamp() NOT BETWEEN g.updated_at AND g.wait_until)
 ORDER BY g.updated_at NULLS FIRST, g.id LIMIT 1
 FOR NO KEY UPDATE OF g SKIP LOCKED
 """
@@ -90,6 +93,7 @@ async def claim(pg: asyncpg.Connection) -> Range | None:
         parents=None if parents is None else tuple(parents),
         parents_done=row["parents_done"],
         child_cursor=None if parents is None else row["cursor"],
+        last_error=row["last_error"],
     )
 
 
@@ -143,6 +147,14 @@ async def add_reader(pg: asyncpg.Connection, claimed: Range, older: Position, mo
 
     The caller has cut the claimed one down in the same transaction when this returns True.
     """
+    # With the snapshot locked, so that no range is made behind the back of who changes them all.
+    # Not waited for: whoever holds it may be waiting for our range.
+    if not await pg.fetchval(
+        "SELECT 1 FROM relay.snapshot WHERE id = $1 AND state = 'running'"
+        " FOR NO KEY UPDATE SKIP LOCKED",
+        claimed.snapshot_id,
+    ):
+        return False
     made = await pg.execute(
         """
         INSERT INTO relay.snapshot_range
@@ -195,24 +207,27 @@ async def wait(
     *,
     seconds: float,
     reason: str,
-    failed: bool,
+    failures: int | None,
     limited: bool = False,
 ) -> None:
-    """Have a claimed range rest: after a failed request, or because its turn is later."""
+    """Have a claimed range rest: after a failed request, or because its turn is later.
+
+    ``failures`` is the new number of failures at the page in hand; None for no failure.
+    """
     await pg.execute(
         """
         UPDATE relay.snapshot_range
         SET wait_until = clock_timestamp() + make_interval(secs => $2), wait_reason = $3,
-            failures = failures + $4::boolean::integer,
+            failures = coalesce($4, failures),
             limited = limited + $5::boolean::integer,
-            last_error = CASE WHEN $4::boolean THEN $3 ELSE last_error END,
+            last_error = CASE WHEN $4::integer IS NULL THEN last_error ELSE $3 END,
             started_at = coalesce(started_at, clock_timestamp()), updated_at = clock_timestamp()
         WHERE id = $1
         """,
         claimed.id,
         seconds,
         storable(reason),
-        failed,
+        failures,
         limited,
     )
 
@@ -305,26 +320,30 @@ async def has_claimable_work(pg: asyncpg.Connection, most: int) -> bool:
     """Whether the queue holds more than ``most`` rows that a forwarder could take now.
 
     Rows of paused and halted sources do not count, nor do parked ones and what waits behind them.
-    Never reads many more than ``most`` rows.
+    Of each lane only the first ``most`` rows are looked at: a million behind a parked one cost no
+    more, and hide no more than their own lane.
     """
     found: bool = await pg.fetchval(
         """
         SELECT count(*) > $1 FROM (
-            SELECT FROM relay.source s CROSS JOIN LATERAL (
-                SELECT FROM relay.queue q
-                WHERE q.source_id = s.id AND (q.visible_at IS NULL OR q.visible_at <= now())
-                  AND NOT EXISTS (
-                      SELECT FROM relay.queue p
-                      WHERE p.source_id = q.source_id AND p.lane = q.lane
-                        AND p.key_hash = q.key_hash AND p.number < q.number
-                        AND p.visible_at > now())
-                LIMIT $1 + 1
+            SELECT FROM relay.source s
+            CROSS JOIN LATERAL (SELECT FROM relay.queue WHERE source_id = s.id LIMIT 1) busy
+            CROSS JOIN generate_series(0, $2 - 1) AS l (lane)
+            CROSS JOIN LATERAL (
+                SELECT visible_at, key_hash, number FROM relay.queue
+                WHERE source_id = s.id AND lane = l.lane ORDER BY number LIMIT $1 + 1
             ) q
             WHERE s.paused_at IS NULL AND s.halted_at IS NULL AND s.deleted_at IS NULL
+              AND (q.visible_at IS NULL OR q.visible_at <= now())
+              AND NOT EXISTS (
+                  SELECT FROM relay.queue p
+                  WHERE p.source_id = s.id AND p.lane = l.lane AND p.key_hash = q.key_hash
+                    AND p.number < q.number AND p.visible_at > now())
             LIMIT $1 + 1
         ) claimable
         """,
         most,
+        LANES,
     )
     return found
 

@@ -4,6 +4,10 @@ Every request is given the moment at which it may be sent, and moves the clock o
 costs at the present rate (GCRA, a token bucket that holds one token). When Stripe says that it was
 too fast, the rate falls by a third, and comes back within seconds: under steady refusals it settles
 at a third.
+
+The time is the server's, and may be set back, or be another one's after a failover: a moment that
+lies further ahead than any that is given out counts for as far as that, and time that has not
+passed yet as none.
 """
 
 from __future__ import annotations
@@ -21,13 +25,16 @@ RECOVERY_SECONDS = 10.0
 _SLOWEST = 1 / 16
 _SLOWER = 0.7
 _PRESENT_FACTOR = (
-    f"least(1, r.factor + extract(epoch FROM clock_timestamp() - r.slowed_at) / {RECOVERY_SECONDS})"
+    "least(1, r.factor + greatest(extract(epoch FROM clock_timestamp() - r.slowed_at), 0)"
+    f" / {RECOVERY_SECONDS})"
 )
 
 # A request that would have to wait for long is given nothing and moves no clock.
 _RESERVE = f"""
 WITH clocks AS (
-    SELECT r.account, r.endpoint, r.next_at, {_PRESENT_FACTOR} AS factor, w.rate
+    SELECT r.account, r.endpoint, {_PRESENT_FACTOR} AS factor, w.rate,
+           least(r.next_at, clock_timestamp()
+                 + make_interval(secs => $4 + 1 / (w.rate * {_PRESENT_FACTOR}))) AS next_at
     FROM unnest($2::text[], $3::float8[]) AS w (endpoint, rate)
     JOIN relay.api_rate r ON r.account = $1 AND r.endpoint = w.endpoint
     ORDER BY r.endpoint FOR UPDATE OF r
@@ -81,7 +88,8 @@ async def slow_down(pg: asyncpg.Connection, account: str, endpoint: str) -> None
         SET factor = greatest({_PRESENT_FACTOR} * {_SLOWER}, {_SLOWEST}),
             slowed_at = clock_timestamp()
         WHERE account = $1 AND endpoint = $2
-          AND (r.factor = 1 OR r.slowed_at < clock_timestamp() - interval '1 second')
+          AND (r.factor = 1 OR clock_timestamp() NOT BETWEEN r.slowed_at
+                                                        AND r.slowed_at + interval '1 second')
         """,  # noqa: S608 - constants of ours
         account,
         endpoint,

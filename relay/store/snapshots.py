@@ -157,19 +157,18 @@ async def change(connection: AsyncConnection, snapshot_id: str, action: Action) 
     """
     await show(connection, snapshot_id)
     state, before = _CHANGES[action]
-    # The ranges first, as the readers do, who hold theirs when they come to the snapshot.
-    ranges = await connection.execute(
-        text(
-            """
-            UPDATE relay.snapshot_range
-            SET state = :state, failures = 0, wait_until = NULL, wait_reason = NULL,
-                updated_at = clock_timestamp(),
-                last_error = CASE WHEN :state = 'running' THEN NULL ELSE last_error END
-            WHERE snapshot_id = :id AND state = ANY (:before)
-            """
-        ),
-        {"id": snapshot_id, "state": state, "before": list(before)},
+    change_ranges = text(
+        """
+        UPDATE relay.snapshot_range
+        SET state = :state, failures = 0, wait_until = NULL, wait_reason = NULL,
+            updated_at = clock_timestamp(),
+            last_error = CASE WHEN :state = 'running' THEN NULL ELSE last_error END
+        WHERE snapshot_id = :id AND state = ANY (:before)
+        """
     )
+    given = {"id": snapshot_id, "state": state, "before": list(before)}
+    # The ranges first, as the readers do, who hold theirs when they come to the snapshot.
+    ranges = await connection.execute(change_ranges, given)
     whole = await connection.execute(
         text(
             """
@@ -180,8 +179,10 @@ async def change(connection: AsyncConnection, snapshot_id: str, action: Action) 
             WHERE id = :id AND state = ANY (:before)
             """
         ),
-        {"id": snapshot_id, "state": state, "before": list(before)},
+        given,
     )
+    # Those that a reader split off while we waited for it; now that we hold the snapshot, none do.
+    await connection.execute(change_ranges, given)
     return bool(ranges.rowcount or whole.rowcount)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from functools import cache
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
@@ -31,6 +31,10 @@ _SCOPES: Final[dict[RefusalVerdict, Scope]] = {
 _CURSORS: Final = frozenset({"starting_after", "ending_before"})
 
 _LONGEST_MESSAGE: Final = 1000
+
+
+# What a timestamp of PostgreSQL and a datetime can hold, and a day less.
+_Moment = Annotated[int, msgspec.Meta(ge=-62_135_510_400, le=253_402_214_400)]
 
 
 class ListedObject(msgspec.Struct, frozen=True):
@@ -136,7 +140,7 @@ _decode_error: Final = msgspec.json.Decoder(_ErrorBody).decode
 @cache
 def _object_decoder(created_field: str) -> msgspec.json.Decoder[Any]:
     created = msgspec.field(default=None, name=created_field)
-    about = msgspec.defstruct("_Object", [("id", str), ("created", int | None, created)])
+    about = msgspec.defstruct("_Object", [("id", str), ("created", _Moment | None, created)])
     return msgspec.json.Decoder(about)
 
 
@@ -176,8 +180,8 @@ def _read_list(body: bytes, created_field: str) -> tuple[tuple[ListedObject, ...
             head = decode(raw)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise ValueError(f"object {number} of the list: {error}") from None
-        if not head.id:
-            raise ValueError(f"object {number} of the list has a blank id")
+        if not head.id or "\0" in head.id:
+            raise ValueError(f"object {number} of the list has a blank id, or one with NUL")
         exact = bytes(raw)
         if not exact.isascii() and not _is_utf8(exact):
             raise ValueError(f"object {number} of the list is not UTF-8")

@@ -59,3 +59,22 @@ async def test_what_was_received_live_is_never_superseded(world: World) -> None:
     await _live(world, source, PAGE_AT + 9, object_id="cus_1")
     await world.process().drain()
     assert await world.state_of(older) == "delivered"
+
+
+async def test_an_object_of_another_type_may_have_the_same_id(world: World) -> None:
+    source = await world.add_source(resources=("plan", "price"))
+    [read] = await world.put(source, event("plan.snapshot", "gold"), origin="snapshot")
+    body = event("price.updated", "gold")
+    await world.put(source, body)
+    await world.process().drain()
+    assert await world.state_of(read) == "delivered"
+
+
+async def test_who_replays_it_wants_it_sent(world: World) -> None:
+    source = await world.add_source()
+    [read] = await world.put(source, event("customer.snapshot", "cus_1"), origin="snapshot")
+    await _live(world, source, PAGE_AT, object_id="cus_1")
+    async with world.database.driver() as pg:
+        await pg.execute("UPDATE relay.queue SET replay_id = 'rpl_1' WHERE inbox_id = $1", read)
+    await world.process().drain()
+    assert await world.state_of(read) == "delivered"

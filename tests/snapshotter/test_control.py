@@ -7,6 +7,7 @@ import asyncio
 import asyncpg
 import msgspec
 import pytest
+from sqlalchemy import text
 
 from relay.core.errors import ConfigError
 from relay.dev.stripe_api import FakeStripe, Limits
@@ -64,6 +65,42 @@ async def test_a_pause_waits_for_the_page_in_hand(world: World, database: Databa
             assert not done
             await pg.execute("ROLLBACK")
         assert await pausing
+
+
+async def test_a_range_that_is_split_off_meanwhile_is_cancelled_too(
+    world: World, database: Database
+) -> None:
+    async with FakeStripe({"customer": 900}) as fake:
+        config = await world.add_source(fake)
+        snapshot_id = await world.start(config)
+        async with database.driver() as pg:
+            await pg.execute(ranges.BEGIN.format(idle_ms=30_000))
+            claimed = await ranges.claim(pg)
+            assert claimed is not None
+            cancelling = asyncio.create_task(world.change(snapshot_id, "cancel"))
+            done, _ = await asyncio.wait({cancelling}, timeout=0.2)
+            assert not done
+            assert await ranges.add_reader(pg, claimed, claimed.at, 4)
+            await pg.execute("COMMIT")
+        assert await cancelling
+        assert {row["state"] for row in await world.ranges(snapshot_id)} == {"cancelled"}
+
+
+async def test_nothing_is_split_off_while_the_snapshot_is_changed(
+    world: World, database: Database
+) -> None:
+    async with FakeStripe({"customer": 900}) as fake:
+        snapshot_id = await world.start(await world.add_source(fake))
+        async with database.driver() as pg, database.begin() as connection:
+            await pg.execute(ranges.BEGIN.format(idle_ms=30_000))
+            claimed = await ranges.claim(pg)
+            assert claimed is not None
+            await connection.execute(
+                text("UPDATE relay.snapshot SET state = 'paused' WHERE id = :id"),
+                {"id": snapshot_id},
+            )
+            assert not await ranges.add_reader(pg, claimed, claimed.at, 4)
+            await pg.execute("ROLLBACK")
 
 
 async def test_an_unknown_snapshot_is_named(world: World) -> None:
@@ -172,7 +209,9 @@ async def test_a_frozen_reader_is_ended_and_its_range_read_on(
             assert await Upkeep(world.process()).run_once() == 0
             world.settings = msgspec.structs.replace(world.settings, frozen_after_seconds=0.01)
             assert await Upkeep(world.process()).run_once() == 1
-            with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError)):
+            with pytest.raises(
+                (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+            ):
                 await frozen.execute("COMMIT")
             await frozen.close()
         world.settings = msgspec.structs.replace(world.settings, frozen_after_seconds=30.0)

@@ -12,7 +12,7 @@ import pytest_asyncio
 from sqlalchemy import event
 
 from relay.core.source import SourceConfig
-from relay.store import deadletters, events, inbox, queue, receipts, sources
+from relay.store import deadletters, events, inbox, queue, ranges, receipts, sources
 from relay.store.engine import Database
 from relay.store.events import Filter
 from relay.store.queue import Parking
@@ -349,16 +349,19 @@ async def hot(pg: asyncpg.Connection) -> dict[str, str]:
     await receipts.read_dead_letters(recorder, [1])
     said["read_dead_letters"] = recorder.sql
     # A snapshot's row looks for live events of its object.
-    said["superseded"] = (
-        "SELECT EXISTS (SELECT FROM relay.inbox WHERE object_id = $1 AND source_id = $2"
-        " AND origin <> 'snapshot' AND event_created >= $3)"
-    )
+    await queue.find_superseded(recorder, [(1, 1, "customer", "cus_1", 1)])
+    said["superseded"] = recorder.sql
+    # And the snapshotter.
+    await inbox.find_namesakes(recorder, [new_event(1)])
+    said["namesakes"] = recorder.sql
+    await ranges.has_claimable_work(recorder, 5000)
+    said["claimable"] = recorder.sql
     return said
 
 
 HOT = (
     *("put", "lock_lanes", "read_lanes", "read_events", "settle", "park", "bury"),
-    *("read_dead_letters", "superseded"),
+    *("read_dead_letters", "superseded", "namesakes", "claimable"),
 )
 LARGE = ("inbox_", "queue", "event_key", "receipt_", "dead_letter")
 

@@ -72,7 +72,10 @@ BEGIN
     GRANT SELECT (stripe_api_key) ON relay.source TO relay_snapshotter;
     GRANT INSERT ON relay.event_key, relay.inbox, relay.queue, relay.dead_letter
         TO relay_snapshotter;
-    GRANT SELECT (inbox_id) ON relay.event_key TO relay_snapshotter;
+    GRANT SELECT (event_id, source_id, inbox_id, received_at) ON relay.event_key
+        TO relay_snapshotter;
+    -- Whether what it has stored under an id was another kind of object.
+    GRANT SELECT (id, received_at, object_type) ON relay.inbox TO relay_snapshotter;
     -- How much waits, so that live events are not held up.
     GRANT SELECT (source_id, lane, number, key_hash, visible_at) ON relay.queue
         TO relay_snapshotter;
