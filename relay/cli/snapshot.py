@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -80,7 +81,7 @@ async def start(
         key = None if sealed is None else Seal(call.settings.encryption_keys).open(sealed).decode()
         wanted = plan(found.config, key, asked)
         assert key is not None, "there is no plan without a key"
-        await try_key(call.settings, key, wanted)
+        await try_key(call.settings, key, wanted, found.config.name)
         async with database.begin() as connection:
             snapshot_id = await snapshots.start(connection, wanted, found.config.source_id)
             await events.log(connection, call.operator(None), "snapshot.start", snapshot_id)
@@ -95,7 +96,14 @@ async def start(
 
 async def _watch_to_the_end(call: Call, database: Database, snapshot_id: str) -> None:
     """Exits 1 unless the snapshot finishes."""
-    ended = await watch(database, snapshot_id, bars=not call.json)
+    try:
+        ended = await watch(database, snapshot_id, bars=not call.json)
+    except asyncio.CancelledError:  # Ctrl-C
+        warn(
+            f"snapshot {snapshot_id} goes on by itself: `relay snapshot show {snapshot_id} --watch`"
+            f" looks again, `relay snapshot cancel {snapshot_id}` ends it"
+        )
+        raise
     if ended["state"] != "finished":
         reason = f": {ended['last_error']}" if ended["last_error"] else ""
         raise Failure(f"snapshot {snapshot_id} is {ended['state']}{reason}")

@@ -80,8 +80,10 @@ def _listings(config: SourceConfig, resources: tuple[str, ...]) -> tuple[tuple[s
 
 
 def _why_not(name: str, config: SourceConfig, possible: dict[str, Listing]) -> str:
-    from relay.core.listings import LISTINGS, listing_of
+    from relay.core.listings import LISTINGS, NOT_LISTED, listing_of
 
+    if name in NOT_LISTED:
+        return f"{name} cannot be snapshotted: {NOT_LISTED[name]}"
     if listing_of(name, config.route_by) is not None:
         return (
             f"{name} is not in the schema of source {config.name}: its snapshot would have no"
@@ -93,7 +95,7 @@ def _why_not(name: str, config: SourceConfig, possible: dict[str, Listing]) -> s
     return f"{name} cannot be snapshotted: of source {config.name} {', '.join(possible)} can{hint}"
 
 
-async def try_key(settings: Settings, stripe_key: str, wanted: Plan) -> None:
+async def try_key(settings: Settings, stripe_key: str, wanted: Plan, source: str) -> None:
     """Ask for one object, so that a wrong key is told here and not in a log.
 
     Raises Failure when the key is refused as such. What may not be read is only a warning: the
@@ -106,7 +108,10 @@ async def try_key(settings: Settings, stripe_key: str, wanted: Plan) -> None:
             fixed = (*listing.passes[0], ("limit", "1"))
             match await api.list_page(listing.path, fixed, created_field=listing.created_field):
                 case Refused(scope="snapshot") as refusal:
-                    raise Failure(f"Stripe refuses the key: {refusal}")
+                    raise Failure(
+                        f"Stripe refuses the key: {refusal}; give the source another one:"
+                        f" `relay source update {source} --stripe-api-key …`"
+                    )
                 case Refused() as refusal:
                     warn(f"{name}: {refusal}")
                 case Delayed() as answer:

@@ -337,7 +337,7 @@ async def _initial_load(call: Call, config: SourceConfig, stripe_key: str | None
 
     wanted = plan(config, stripe_key, Asked())
     assert stripe_key is not None, "there is no plan without a key"
-    await try_key(call.settings, stripe_key, wanted)
+    await try_key(call.settings, stripe_key, wanted, config.name)
     return wanted
 
 

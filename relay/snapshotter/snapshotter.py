@@ -132,7 +132,7 @@ class Snapshotter:
             case Delayed() as delay:
                 return await self._delay(pg, claimed, account, request, delay)
             case Refused() as refusal:
-                return await self._refuse(pg, claimed, listing, request, refusal)
+                return await self._refuse(pg, claimed, listing, account, request, refusal)
 
     async def _store(
         self,
@@ -253,6 +253,7 @@ class Snapshotter:
         pg: asyncpg.Connection,
         claimed: Range,
         listing: Listing,
+        account: Account,
         request: Request,
         answer: Refused,
     ) -> bool:
@@ -262,7 +263,9 @@ class Snapshotter:
             await ranges.reposition(pg, claimed, after_loss(claimed, request, listing))
             return False
         if answer.scope == "snapshot":
-            return await self._give_up(pg, claimed, str(answer))
+            name = account.config.name
+            fix = f"`relay source update {name} --stripe-api-key …` and resume the snapshot"
+            return await self._give_up(pg, claimed, f"{answer}: {fix}")
         if claimed.parents and listing.parent and answer.param == listing.parent.parameter:
             step = next_parent(claimed, claimed.at)  # it was deleted, and its list with it
             await ranges.reposition(pg, claimed, step)

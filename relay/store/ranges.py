@@ -327,7 +327,10 @@ async def has_claimable_work(pg: asyncpg.Connection, most: int) -> bool:
         """
         SELECT count(*) > $1 FROM (
             SELECT FROM relay.source s
-            CROSS JOIN LATERAL (SELECT FROM relay.queue WHERE source_id = s.id LIMIT 1) busy
+            CROSS JOIN LATERAL (
+                -- In its order: one probe, also where nearly all rows are another source's.
+                SELECT FROM relay.queue WHERE source_id = s.id ORDER BY lane, number LIMIT 1
+            ) busy
             CROSS JOIN generate_series(0, $2 - 1) AS l (lane)
             CROSS JOIN LATERAL (
                 SELECT visible_at, key_hash, number FROM relay.queue
@@ -335,10 +338,10 @@ async def has_claimable_work(pg: asyncpg.Connection, most: int) -> bool:
             ) q
             WHERE s.paused_at IS NULL AND s.halted_at IS NULL AND s.deleted_at IS NULL
               AND (q.visible_at IS NULL OR q.visible_at <= now())
-              AND NOT EXISTS (
-                  SELECT FROM relay.queue p
+              AND q.number <= coalesce((
+                  SELECT min(p.number) FROM relay.queue p
                   WHERE p.source_id = s.id AND p.lane = l.lane AND p.key_hash = q.key_hash
-                    AND p.number < q.number AND p.visible_at > now())
+                    AND p.visible_at > now()), q.number)
             LIMIT $1 + 1
         ) claimable
         """,

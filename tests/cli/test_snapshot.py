@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import pytest_asyncio
 
+from relay.cli import snapshot as commands
 from relay.dev.stripe_api import FakeStripe
 from relay.dev.stripe_api.server import LIVE_KEY, TEST_KEY
 from relay.settings import Settings
@@ -80,6 +82,25 @@ async def test_watching_to_the_end(
     assert "customer: finished, 250 objects" in text
 
 
+async def test_who_stops_watching_is_told_that_it_goes_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def watch(*_: Any, **__: Any) -> Any:
+        watched.set()
+        await asyncio.Event().wait()
+
+    watched = asyncio.Event()
+    monkeypatch.setattr(commands, "watch", watch)
+    call: Any = SimpleNamespace(json=False)
+    database: Any = None
+    watching = asyncio.create_task(commands._watch_to_the_end(call, database, "abc"))
+    await watched.wait()
+    watching.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await watching
+    assert "snapshot abc goes on by itself" in capsys.readouterr().err
+
+
 @pytest.mark.usefixtures("shop")
 async def test_a_window(
     relay: Relay, database: Database, stripe: FakeStripe, api: dict[str, str]
@@ -117,6 +138,7 @@ async def test_pause_resume_cancel(relay: Relay, database: Database, api: dict[s
     [
         (("shop", "custmer"), 2, "did you mean customer"),
         (("shop", "invoice"), 2, "not in the schema"),
+        (("shop", "mandate"), 2, "no list of mandates"),
         (("shop", "--created-after", "yesterday"), 2, "is no time"),
         (("shop", "--created-after", "1780000000", "--created-before", "1780000000"), 2, "before"),
         (("shop", "customer", "--per-customer"), 2, "customer by customer"),
