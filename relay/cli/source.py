@@ -303,6 +303,8 @@ async def delete(call: Call, name_or_id: str, discard_pending: bool) -> None:
     async with call.database() as database, database.begin() as connection:
         found = await sources.find(connection, name_or_id, lock=True)
         config = found.config
+        # First, since it waits for the pages in hand, whose events are unfinished too.
+        await snapshots.cancel_all(connection, config.source_id)
         left = await sources.unfinished(connection, config.source_id)
         if (left.queued or left.dead) and not discard_pending:
             raise Failure(
@@ -313,7 +315,6 @@ async def delete(call: Call, name_or_id: str, discard_pending: bool) -> None:
             discarded = await events.discard_source(
                 connection, config.source_id, call.operator(None)
             )
-        await snapshots.cancel_all(connection, config.source_id)
         await sources.delete(connection, config.source_id)
         await events.log(connection, call.operator(None), "source.delete", config.public_id)
     if call.json:

@@ -11,12 +11,16 @@ import pytest
 import pytest_asyncio
 
 from relay.cli import snapshot as commands
+from relay.core.source import SourceConfig
 from relay.dev.stripe_api import FakeStripe
 from relay.dev.stripe_api.server import LIVE_KEY, TEST_KEY
 from relay.settings import Settings
 from relay.snapshotter import Shared, Snapshotter
+from relay.snapshotter.objects import event_of
+from relay.store import inbox, ranges
 from relay.store.engine import Database
 from relay.store.sealing import Seal
+from relay.stripe import ListedObject
 from tests.cli.conftest import KEY, Relay, output
 
 MINE = ("--insecure", "--schema", "customer,charge")
@@ -201,3 +205,24 @@ async def test_a_deleted_source_has_its_snapshots_cancelled(
     snapshot = output(await relay("snapshot", "start", "shop", "--json", **api))["id"]
     await relay("source", "delete", "shop")
     assert output(await relay("snapshot", "show", snapshot, "--json"))["state"] == "cancelled"
+
+
+@pytest.mark.usefixtures("shop")
+async def test_a_page_in_hand_leaves_nothing_behind_in_a_deleted_source(
+    relay: Relay, database: Database, api: dict[str, str]
+) -> None:
+    await relay("snapshot", "start", "shop", "customer", **api)
+    async with database.driver() as pg:
+        await pg.execute(ranges.BEGIN.format(idle_ms=30_000))
+        claimed = await ranges.claim(pg)
+        assert claimed is not None
+        deleting = asyncio.create_task(relay("source", "delete", "shop", "--discard-pending"))
+        while not await pg.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
+            await asyncio.wait({deleting}, timeout=0.05)
+        config = SourceConfig(source_id=claimed.source_id, public_id="", name="shop")
+        listed = ListedObject("cus_1", 1, b'{"id":"cus_1","object":"customer"}')
+        assert await inbox.put(pg, [event_of(claimed, listed, 1, config)]) == [True]
+        await pg.execute("COMMIT")
+        await deleting
+        states = await pg.fetch("SELECT state, skip_reason FROM relay.events")
+        assert [tuple(row) for row in states] == [("skipped", "discarded")]
