@@ -21,6 +21,7 @@ GROUPS = {
     "kafka": "Kafka",
     "clock": "Clock",
     "sources": "Sources",
+    "stripe": "Stripe",
     "services": "Services",
 }
 _MARK, _NAME, _ENDLESS = 9, 18, 1_000_000
@@ -31,7 +32,7 @@ _MARK, _NAME, _ENDLESS = 9, 18, 1_000_000
 @common
 @coroutine
 async def doctor(call: Call, strict: bool) -> None:
-    """Examine settings, PostgreSQL, Kafka, sources and clocks, and print the configuration.
+    """Examine settings, PostgreSQL, Kafka, Stripe, sources and clocks, and print the configuration.
 
     Changes nothing. Exits with 1 when a check failed, and with 0 otherwise.
     """

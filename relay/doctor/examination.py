@@ -11,7 +11,16 @@ import asyncpg
 
 from relay.core.errors import RelayError
 from relay.display import redact
-from relay.doctor import configuration, server, sessions, sources, topic_settings, topics, upkeep
+from relay.doctor import (
+    configuration,
+    server,
+    sessions,
+    sources,
+    stripe,
+    topic_settings,
+    topics,
+    upkeep,
+)
 from relay.doctor.check import Check
 from relay.doctor.finding import Finding, Result, failed, skipped
 from relay.doctor.patient import Patient
@@ -25,6 +34,7 @@ CHECKS: Final[tuple[Check, ...]] = (
     *topics.CHECKS,
     *topic_settings.CHECKS,
     *sources.CHECKS,
+    *stripe.CHECKS,
 )
 
 CHECK_SECONDS: Final = 15.0
