@@ -110,9 +110,12 @@ class Snapshotter:
             )
         request = next_request(claimed, listing, account.config.fan_out)
 
+        requests = 0
+
         async def admit() -> None:
+            nonlocal requests
             await shared.admit(account, request.path)
-            await ranges.count_request(pg, claimed)
+            requests += 1
 
         try:
             answer = await fetch_page(
@@ -123,12 +126,15 @@ class Snapshotter:
                 created_field=request.created_field,
             )
         except NotNowError as late:
+            await ranges.count_requests(pg, claimed, requests)
             reason = "its turn by the rate limit"
             await ranges.wait(pg, claimed, seconds=late.seconds, reason=reason, failures=None)
             return False
+        if not isinstance(answer, Page):
+            await ranges.count_requests(pg, claimed, requests)
         match answer:
             case Page() as page:
-                return await self._store(pg, claimed, listing, account, request, page)
+                return await self._store(pg, claimed, listing, account, request, page, requests)
             case Delayed() as delay:
                 return await self._delay(pg, claimed, account, request, delay)
             case Refused() as refusal:
@@ -142,10 +148,12 @@ class Snapshotter:
         account: Account,
         request: Request,
         page: Page,
+        requests: int,
     ) -> bool:
         counters = self._shared.counters
         step, progress = after_page(claimed, request, page)
         if progress == "stalled":
+            await ranges.count_requests(pg, claimed, requests)
             is_repeated = bool(page.objects)
             return await self._stalled(pg, claimed, listing, request, is_repeated=is_repeated)
         fresh = 0
@@ -153,9 +161,9 @@ class Snapshotter:
             # The answer's Date less the whole seconds it took.
             requested_at = page.date - int(page.seconds)
             fresh = await self._put(pg, claimed, page, requested_at, account.config)
-        if progress == "on" and can_split(claimed, listing):
+        if progress == "on" and claimed.readers < READERS and can_split(claimed, listing):
             step = await self._split(pg, claimed, step)
-        await ranges.step(pg, claimed, step, objects=fresh)
+        await ranges.step(pg, claimed, step, objects=fresh, requests=requests)
         counters.pages[claimed.resource] += 1
         counters.objects[claimed.resource] += fresh
         return step.done

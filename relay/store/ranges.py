@@ -26,7 +26,7 @@ class Range(msgspec.Struct, frozen=True, kw_only=True):
     ``at`` is the scan of the resource's list; where it is read parent by parent, that of the
     parents, ``parents`` are those whose own lists are still to be read, the first one's down to
     ``child_cursor``. Otherwise ``parents`` is None. ``failures`` counts attempts at the page in
-    hand.
+    hand, ``readers`` the ranges of the same list, this one included.
     """
 
     id: int
@@ -44,6 +44,7 @@ class Range(msgspec.Struct, frozen=True, kw_only=True):
     parents_done: bool
     child_cursor: str | None
     last_error: str | None
+    readers: int
 
 
 # The one that has waited longest, so that all resources and snapshots get their turn. A wait that
@@ -51,7 +52,10 @@ class Range(msgspec.Struct, frozen=True, kw_only=True):
 _CLAIM = """
 SELECT g.id, g.snapshot_id, n.source_id, g.resource, g.pass, g.created_from, g.created_until,
        g.cursor, g.last_created, g.failures, g.last_error, g.parents, g.parents_cursor,
-       g.parents_done, n.api_version, n.livemode, n.created_after, n.created_before, n.window_until
+       g.parents_done, n.api_version, n.livemode, n.created_after, n.created_before, n.window_until,
+       (SELECT count(*) FROM relay.snapshot_range o
+        WHERE o.snapshot_id = g.snapshot_id AND o.resource = g.resource AND o.pass = g.pass
+          AND o.state = 'running') AS readers
 FROM relay.snapshot_range g JOIN relay.snapshot n ON n.id = g.snapshot_id
 WHERE g.state = 'running' AND n.state = 'running'
   AND (g.wait_until IS NULL OR clock_timestamp() NOT BETWEEN g.updated_at AND g.wait_until)
@@ -94,6 +98,7 @@ async def claim(pg: asyncpg.Connection) -> Range | None:
         parents_done=row["parents_done"],
         child_cursor=None if parents is None else row["cursor"],
         last_error=row["last_error"],
+        readers=row["readers"],
     )
 
 
@@ -107,10 +112,12 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     done: bool
 
 
-async def step(pg: asyncpg.Connection, claimed: Range, step: Step, *, objects: int) -> None:
-    """Move a claimed range forward by a page, of which ``objects`` were new.
+async def step(
+    pg: asyncpg.Connection, claimed: Range, step: Step, *, objects: int, requests: int
+) -> None:
+    """Move a claimed range forward by a page that took so many requests.
 
-    In the transaction that stores them.
+    In the transaction that stores the ``objects`` of it that were new.
     """
     await pg.execute(
         """
@@ -121,7 +128,7 @@ async def step(pg: asyncpg.Connection, claimed: Range, step: Step, *, objects: i
         UPDATE relay.snapshot_range
         SET created_from = $2, created_until = $3, cursor = $4, last_created = $5,
             objects = objects + $6, pages = pages + 1,
-            parents = $7, parents_cursor = $8, parents_done = $9,
+            requests = requests + $12, parents = $7, parents_cursor = $8, parents_done = $9,
             state = CASE WHEN $10 THEN 'finished' ELSE state END,
             finished_at = CASE WHEN $10 THEN clock_timestamp() END,
             started_at = coalesce(started_at, clock_timestamp()), updated_at = clock_timestamp(),
@@ -139,6 +146,7 @@ async def step(pg: asyncpg.Connection, claimed: Range, step: Step, *, objects: i
         step.parents_done,
         step.done,
         claimed.snapshot_id,
+        requests,
     )
 
 
@@ -194,10 +202,12 @@ async def reposition(pg: asyncpg.Connection, claimed: Range, step: Step) -> None
     )
 
 
-async def count_request(pg: asyncpg.Connection, claimed: Range) -> None:
-    """One more request to the Stripe API, whatever comes of it."""
+async def count_requests(pg: asyncpg.Connection, claimed: Range, requests: int) -> None:
+    """So many more requests to the Stripe API, which brought no page; see ``step``."""
     await pg.execute(
-        "UPDATE relay.snapshot_range SET requests = requests + 1 WHERE id = $1", claimed.id
+        "UPDATE relay.snapshot_range SET requests = requests + $2 WHERE id = $1",
+        claimed.id,
+        requests,
     )
 
 

@@ -240,6 +240,7 @@ def _range(at: Position) -> Range:
         parents_done=False,
         child_cursor=None,
         last_error=None,
+        readers=1,
     )
 
 
