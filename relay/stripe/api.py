@@ -108,6 +108,10 @@ class StripeApi:
         except httpx.RequestError as error:
             reason = str(error) or type(error).__name__
             return Delayed("unreachable", self._safe(f"{self._base_url}: {reason}"))
+        except RuntimeError:
+            if not self._client.is_closed:
+                raise
+            return Delayed("unreachable", "this key is not used any more: its source was changed")
         answer = read_answer(
             response.status_code,
             _lower(response.headers),

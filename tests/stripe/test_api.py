@@ -315,3 +315,15 @@ async def test_a_live_key_stays_on_the_machine_or_is_encrypted() -> None:
     await StripeApi("http://stripe:1", "rk_test_1").close()
     with pytest.raises(ConfigError, match="never sent unencrypted"):
         StripeApi("http://stripe:1", "rk_live_1")
+
+
+async def test_a_key_that_is_given_up_delays_the_requests_under_way() -> None:
+    async with FakeStripe({"customer": 1}, faults=[Fault("slow", seconds=30.0)]) as fake:
+        api = StripeApi(fake.url, fake.key)
+        asking = asyncio.create_task(api.list_page("/v1/customers"))
+        while not fake.traffic.requests():
+            await asyncio.wait({asking}, timeout=0.01)
+        await api.close()
+        for answer in (await asking, await api.list_page("/v1/customers")):
+            assert isinstance(answer, Delayed), answer
+            assert answer.verdict == "unreachable"
