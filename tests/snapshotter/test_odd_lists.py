@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from email.utils import parsedate_to_datetime
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +14,7 @@ from relay.core.scan import Position
 from relay.dev.stripe_api.server import TEST_KEY
 from relay.snapshotter import Snapshotter
 from relay.snapshotter.reading import Request, after_page
-from relay.store import inbox, ranges
+from relay.store import inbox, ranges, rates
 from relay.store.ranges import Range
 from relay.stripe import Answer, ListedObject, Page
 from relay.stripe.answer import read_answer
@@ -50,8 +51,9 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[str, dict[str, st
             self, path: str, parameters: Sequence[tuple[str, str]], *, created_field: str
         ) -> Answer:
             status, headers, body = given[-1](path, dict(parameters))
+            seconds = float(headers.get("took", 0))
             return read_answer(
-                status, headers, body, url=path, seconds=0.0, created_field=created_field
+                status, headers, body, url=path, seconds=seconds, created_field=created_field
             )
 
         async def close(self) -> None: ...
@@ -152,6 +154,38 @@ async def test_an_object_without_a_creation_time_and_one_too_deep(
     async with world.database.driver() as pg:
         rows = await pg.fetch("SELECT object_id, state FROM relay.events ORDER BY id")
     assert [tuple(row) for row in rows] == [("cus_ü", "pending"), (None, "dead")]
+
+
+@pytest.mark.parametrize(
+    ("reason", "endpoint"),
+    [
+        ("global-rate", rates.ALL_ENDPOINTS),
+        ("global-concurrency", rates.ALL_ENDPOINTS),
+        ("endpoint-rate", "/v1/customers"),
+        ("endpoint-concurrency", "/v1/customers"),
+        ("resource-specific", "/v1/customers"),
+        (None, "/v1/customers"),
+    ],
+)
+async def test_what_was_asked_too_fast_is_asked_more_slowly(
+    world: World, answers: list[Any], reason: str | None, endpoint: str
+) -> None:
+    headers = {} if reason is None else {"stripe-rate-limited-reason": reason}
+    answers.append(lambda *_: (429, headers, b"{}"))
+    await world.start(await add_source(world, "customer"))
+    await Snapshotter(world.process()).run_once()
+    async with world.database.driver() as pg:
+        slowed = await pg.fetch("SELECT endpoint FROM relay.api_rate WHERE factor < 1")
+    assert [row["endpoint"] for row in slowed] == [endpoint]
+
+
+async def test_the_second_is_that_of_the_request(world: World, answers: list[Any]) -> None:
+    """What changes while Stripe takes its time has a live event that is newer."""
+    _, headers, body = listed(customer(1))
+    answers.append(lambda *_: (200, headers | {"took": "3.4"}, body))
+    await world.read(await world.start(await add_source(world, "customer")))
+    [event] = (await world.inbox()).values()
+    assert event["created"] == parsedate_to_datetime(DATE).timestamp() - 3
 
 
 @pytest.mark.parametrize("seconds", ["86400000", "9" * 400])
