@@ -96,18 +96,9 @@ class Snapshotter:
                 f" {account.api.mode} mode now: start another snapshot",
             )
         listing = listing_of(claimed.resource, account.config.route_by)
-        if listing is None:
-            return await self._fail(
-                pg, claimed, f"{claimed.resource} cannot be listed: was the routing changed?"
-            )
-        if not {ALL_RESOURCES, claimed.resource} & set(account.config.resources):
-            name = account.config.name
-            return await self._fail(
-                pg,
-                claimed,
-                f"{claimed.resource} is not in the schema of source {name} any more: add it with"
-                f" `relay source update {name} --schema …` and resume the snapshot",
-            )
+        in_schema = {ALL_RESOURCES, claimed.resource} & set(account.config.resources)
+        if listing is None or not in_schema:
+            return await self._fail(pg, claimed, _no_more(claimed, account.config.name, listing))
         request = next_request(claimed, listing, account.config.fan_out)
 
         requests = 0
@@ -307,6 +298,16 @@ class Snapshotter:
             ended = await ranges.close_snapshots(pg)
         for snapshot_id, state in ended:
             _log.info("snapshotter.ended", snapshot=snapshot_id, state=state)
+
+
+def _no_more(claimed: Range, source: str, listing: Listing | None) -> str:
+    """Why a resource cannot be read since its source was changed."""
+    if listing is None:
+        return f"{claimed.resource} cannot be listed: was the routing changed?"
+    return (
+        f"{claimed.resource} is not in the schema of source {source} any more: add it with"
+        f" `relay source update {source} --schema …` and resume the snapshot"
+    )
 
 
 def _in_a_row(claimed: Range, reason: str) -> int:
