@@ -39,6 +39,7 @@ def _range() -> Range:
         parents_done=False,
         child_cursor=None,
         last_error=None,
+        readers=1,
     )
 
 
