@@ -20,7 +20,7 @@ NEXT = BUILD_REVISION + 1
 
 
 async def test_it_neither_receives_nor_forwards_until_the_schema_is_back(
-    database_url: str, kafka: str, topic_prefix: str, tmp_path: Path
+    database_url: str, direct_url: str, kafka: str, topic_prefix: str, tmp_path: Path
 ) -> None:
     settings = environment(
         RELAY_DATABASE_URL=database_url,
@@ -30,7 +30,7 @@ async def test_it_neither_receives_nor_forwards_until_the_schema_is_back(
     flags = ("--signing-secret", SECRET, "--topic-prefix", topic_prefix)
     source = await create_source("acme", *flags, environment=settings)
     webhook = Webhook(f"/webhooks/{source['id']}?api_key={source['api_key']}", SECRET)
-    pg = await asyncpg.connect(database_url)
+    pg = await asyncpg.connect(direct_url)
     process = Serving("receiver,forwarder", settings, tmp_path / "log")
 
     async def is_answered(status: int) -> bool:

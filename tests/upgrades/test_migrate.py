@@ -40,8 +40,8 @@ ORDER BY 1
 
 
 @pytest.fixture
-async def pg(database_url: str) -> AsyncIterator[asyncpg.Connection]:
-    connection = await asyncpg.connect(database_url)
+async def pg(direct_url: str) -> AsyncIterator[asyncpg.Connection]:
+    connection = await asyncpg.connect(direct_url)
     yield connection
     await connection.close()
 
@@ -91,39 +91,39 @@ async def test_every_step_tells_its_revision_and_goes_back_to_what_was(
         await pg.close()
 
 
-async def test_going_down_is_asked_first(database_url: str, pg: asyncpg.Connection) -> None:
-    await relay(url=database_url, program=NEXT_BUILD)
+async def test_going_down_is_asked_first(direct_url: str, pg: asyncpg.Connection) -> None:
+    await relay(url=direct_url, program=NEXT_BUILD)
     assert await revision(pg) == NEXT
     down = ("--to", str(BUILD_REVISION))
-    _, errors = await relay(*down, url=database_url, program=NEXT_BUILD, exits=2)
+    _, errors = await relay(*down, url=direct_url, program=NEXT_BUILD, exits=2)
     assert f"drops what came with {NEXT} (What a next release may bring)" in errors
     assert "repeat with --yes" in errors
     assert await revision(pg) == NEXT
-    output, _ = await relay(*down, "--yes", "--json", url=database_url, program=NEXT_BUILD)
+    output, _ = await relay(*down, "--yes", "--json", url=direct_url, program=NEXT_BUILD)
     assert json.loads(output)["revision"] == BUILD_REVISION
     assert await revision(pg) == BUILD_REVISION
 
 
 async def test_a_schema_of_the_next_build_is_left_as_it_is(
-    database_url: str, pg: asyncpg.Connection
+    direct_url: str, pg: asyncpg.Connection
 ) -> None:
     """Or a rollback of the deployment would fail in its first step, which migrates."""
-    await relay(url=database_url, program=NEXT_BUILD)
-    output, _ = await relay(url=database_url)
+    await relay(url=direct_url, program=NEXT_BUILD)
+    output, _ = await relay(url=direct_url)
     assert f"is at revision {NEXT}; this build, {BUILD_REVISION}, fits it" in output
-    await relay("--check", url=database_url)
-    _, errors = await relay("--to", str(BUILD_REVISION), "--yes", url=database_url, exits=2)
+    await relay("--check", url=direct_url)
+    _, errors = await relay("--to", str(BUILD_REVISION), "--yes", url=direct_url, exits=2)
     assert "go down with a build that knows it" in errors
     assert await revision(pg) == NEXT
 
 
 async def test_a_schema_that_has_left_this_build_behind_fails(
-    database_url: str, pg: asyncpg.Connection
+    direct_url: str, pg: asyncpg.Connection
 ) -> None:
-    await relay(url=database_url, program=NEXT_BUILD)
+    await relay(url=direct_url, program=NEXT_BUILD)
     await pg.execute(f"UPDATE relay.compatibility SET min_compatible = {NEXT}")
     for arguments in ((), ("--check",)):
-        output, errors = await relay(*arguments, url=database_url, exits=1)
+        output, errors = await relay(*arguments, url=direct_url, exits=1)
         assert f"needs a build of revision {NEXT} or later" in output + errors
 
 
@@ -144,11 +144,11 @@ async def test_check_tells_and_changes_nothing(empty_database_url: str) -> None:
 
 
 async def test_a_revision_that_is_not_known_is_refused(
-    database_url: str, pg: asyncpg.Connection
+    direct_url: str, pg: asyncpg.Connection
 ) -> None:
-    _, errors = await relay("--to", "9000", url=database_url, exits=2)
+    _, errors = await relay("--to", "9000", url=direct_url, exits=2)
     assert "this build knows no revision 9000" in errors
-    await relay("--to", "0", "--yes", url=database_url, exits=2)
+    await relay("--to", "0", "--yes", url=direct_url, exits=2)
     assert await revision(pg) == BUILD_REVISION
 
 
@@ -184,16 +184,16 @@ def next_revision(monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 async def test_a_long_transaction_holds_up_the_migration_and_not_the_events(
-    database_url: str, pg: asyncpg.Connection, source_id: int, next_revision: str
+    direct_url: str, pg: asyncpg.Connection, source_id: int, next_revision: str
 ) -> None:
     reader = await asyncpg.connect(
-        database_url, server_settings={"application_name": "a long report"}
+        direct_url, server_settings={"application_name": "a long report"}
     )
     report = reader.transaction()
     await report.start()
     await reader.fetch("SELECT count(*) FROM relay.inbox")
     told: list[str] = []
-    going = asyncio.create_task(migrate(database_url, on_wait=told.append))
+    going = asyncio.create_task(migrate(direct_url, on_wait=told.append))
     # An insert that comes while the migration waits for the report waits behind it, and not for
     # longer than that lasts: all of these are stored while the report goes on.
     number = 0
@@ -212,26 +212,26 @@ async def test_a_long_transaction_holds_up_the_migration_and_not_the_events(
 
 
 async def test_the_patience_ends_with_the_name_of_who_is_in_the_way(
-    database_url: str, pg: asyncpg.Connection, next_revision: str
+    direct_url: str, pg: asyncpg.Connection, next_revision: str
 ) -> None:
     async with pg.transaction():
         await pg.execute("LOCK TABLE relay.receipt IN ACCESS SHARE MODE")
         with pytest.raises(SchemaBusyError, match=rf"backend {pg.get_server_pid()} .* nothing was"):
-            await migrate(database_url, patience_seconds=0.5)
+            await migrate(direct_url, patience_seconds=0.5)
     assert await revision(pg) == BUILD_REVISION
-    await migrate(database_url, patience_seconds=0.5)
+    await migrate(direct_url, patience_seconds=0.5)
     assert await revision(pg) == NEXT
 
 
 async def test_a_revision_of_an_unknown_build_is_no_way_down(
-    database_url: str, next_revision: str, monkeypatch: pytest.MonkeyPatch
+    direct_url: str, next_revision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await migrate(database_url)
+    await migrate(direct_url)
     monkeypatch.undo()
     for target in ("base", f"{BUILD_REVISION:04}"):
         with pytest.raises(ConfigError, match="go down with a build that knows it"):
-            await migrate(database_url, target)
-    await migrate(database_url)
+            await migrate(direct_url, target)
+    await migrate(direct_url)
 
 
 # What a build does with a schema that is not its own
