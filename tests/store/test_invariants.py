@@ -140,6 +140,7 @@ VALID: dict[str, dict[str, Any]] = {
     },
     "snapshot": {"id": "snap_1", "source_id": "SOURCE", "state": "running"},
     "snapshot_range": {"snapshot_id": "SNAPSHOT", "resource": "customer", "state": "running"},
+    "api_rate": {"account": "a", "endpoint": "/v1/customers"},
     "compatibility": {"revision": 1, "min_compatible": 1},
 }
 
@@ -213,6 +214,7 @@ BROKEN: dict[str, tuple[str, list[dict[str, Any]]]] = {
     "snapshot_state_check": ("snapshot", [{"state": "done"}]),
     "snapshot_range_state_check": ("snapshot_range", [{"state": "done"}]),
     "snapshot_range_counts_check": ("snapshot_range", [{"objects": -1}, {"pages": -1}]),
+    "api_rate_factor_check": ("api_rate", [{"factor": 0.0}, {"factor": 1.5}]),
     "compatibility_singleton_check": ("compatibility", [{"singleton": False}]),
     "compatibility_order_check": ("compatibility", [{"min_compatible": 2}]),
     "compatibility_pkey": ("compatibility", [{}]),

@@ -19,7 +19,7 @@ from relay.dev.postgres import EmbeddedPostgres, Installation, installations
 from relay.janitor import Janitor
 from relay.store import roles
 from relay.store.engine import Database
-from relay.store.schema import migrate
+from relay.store.schema import BUILD_REVISION, migrate
 from tests.store.rows import new_event, put
 
 INSTALLED = [
@@ -150,7 +150,7 @@ async def test_another_member_goes_on_where_one_left_off(server: Server) -> None
         await database.close()
     assert await server.rows(one, shop, OWNERS) == [("relay_migrator",)]
     await server.execute(one, shop, drop_all)
-    await migrate(server.url(other, shop), "-1")
+    await migrate(server.url(other, shop), f"{BUILD_REVISION - 1:04}")
     await migrate(server.url(one, shop))
     assert await server.rows(one, shop, OWNERS) == [("relay_migrator",)]
 
@@ -205,7 +205,7 @@ async def test_a_missing_group_is_named_by_the_next_migration(server: Server) ->
     migrator = await server.make_login(shop, "relay_migrator")
     await migrate(server.url(migrator, shop))
     # As after an update to a release that knows one group more, before its migration.
-    await migrate(server.url(migrator, shop), "-1")
+    await migrate(server.url(migrator, shop), f"{BUILD_REVISION - 1:04}")
     await server.execute("master", shop, "ALTER ROLE relay_auditor RENAME TO elsewhere")
     with pytest.raises(ConfigError, match="the role relay_auditor is missing: `relay roles apply`"):
         await migrate(server.url(migrator, shop))

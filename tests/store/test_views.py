@@ -13,6 +13,8 @@ COLUMNS = {
     "deliveries": "event_id inbox_id topic partition offset key op produced_at",
     "dead_letters": "id source inbox_id event_id event_type error_code error attempts dead_at"
     " replayed_at discarded_at body_text",
+    "snapshots": "id source state resources api_version livemode created_after created_before"
+    " window_until started_at finished_at seconds objects pages requests limited last_error",
     "snapshot_progress": "snapshot_id source resource state objects pages cursor started_at"
     " updated_at finished_at last_error",
     "lag": "source pending retrying dead oldest_pending_seconds",
