@@ -44,7 +44,7 @@ _BACKOFF_SECONDS = (0.2, 5.0)
 _SCOUT_SECONDS = 0.02
 _FOLLOWER_SECONDS = 0.25
 # Nobody waits for the first page of a snapshot.
-_READER_SECONDS = 0.5
+_READER_SECONDS = 1.0
 _SCHEMA_SECONDS = 2.0
 
 

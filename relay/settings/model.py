@@ -66,7 +66,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """
     stripe_timeout_seconds: float = 15.0
     """How long one request to Stripe may take, to the last byte of the answer."""
-    snapshot_connections: int = 4
+    snapshot_connections: int = 8
     """Pages that one process asks for at once."""
     snapshot_queue_rows: int = 5000
     """Claimable events in the queue, about a second's work, above which snapshots pause."""
@@ -117,8 +117,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def database_pool_size(self) -> int:
         """The connections to PostgreSQL that a process with all roles keeps."""
         # Per forwarder one that claims and one for its note, per reader of a snapshot one that
-        # holds its range and one for the rate beside it; the rest in their turn.
-        return self.forwarder_connections * 2 + self.snapshot_connections * 2 + 6
+        # holds its range; the rest in their turn.
+        return self.forwarder_connections * 2 + self.snapshot_connections + 6
 
     def require_database_url(self) -> str:
         """The database, for the commands that need one (all but a few)."""

@@ -29,6 +29,7 @@ from tests.acceptance.checker import Facts, Faults
 from tests.acceptance.fleet import Serving, create_source, environment
 from tests.acceptance.sender import Event, Sender, Webhook
 from tests.support.processes import eventually
+from tests.support.topics import make_topics
 
 pytestmark = pytest.mark.slow
 
@@ -71,6 +72,7 @@ TYPES = {
     "prod": ["product.created", "product.updated"],
     "po": ["payout.created", "payout.paid"],
 }
+TOPICS = ("customer", "charge", "payment_intent", "unknown")
 
 
 def make_events(rng: random.Random) -> list[Event]:
@@ -245,6 +247,7 @@ async def test_nothing_is_lost_or_out_of_order(
     database_url: str,
     direct_url: str,
     kafka: str,
+    apache_kafka: bool,
     topic_prefix: str,
     tmp_path: Path,
     pg: asyncpg.Connection,
@@ -258,6 +261,8 @@ async def test_nothing_is_lost_or_out_of_order(
         RELAY_ENCRYPTION_KEYS=new_key(),
         **QUICK,
     )
+    if not apache_kafka:
+        await make_topics(kafka, [topic_prefix + name for name in TOPICS])
     flags = ("--signing-secret", SECRET, "--topic-prefix", topic_prefix)
     source = await create_source("acme", *flags, environment=settings)
     webhook = Webhook(f"/webhooks/{source['id']}?api_key={source['api_key']}", SECRET)

@@ -124,10 +124,10 @@ async def test_silence_is_found_in_a_sample(
 ) -> None:
     busy, silent = await add_source("busy"), await add_source("silent")
     await fill(pg, busy, 40_000, waiting=0)
-    # Nothing but a hundredth of what there was, and that two days ago at the latest.
+    # Nothing but a tenth of what there was, and that two days ago at the latest.
     await pg.execute(
         "UPDATE relay.event_key SET source_id = $1"
-        " WHERE inbox_id % 100 = 0 AND received_at < now() - interval '2 days'",
+        " WHERE inbox_id % 10 = 0 AND received_at < now() - interval '2 days'",
         silent,
     )
     await pg.execute("VACUUM FULL relay.event_key")

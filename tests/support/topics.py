@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Iterable
 
 from confluent_kafka import (
     OFFSET_BEGINNING,
@@ -13,7 +14,19 @@ from confluent_kafka import (
     Message,
     TopicPartition,
 )
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import AdminClient, NewTopic
+
+
+async def make_topics(bootstrap_servers: str, names: Iterable[str], *, partitions: int = 6) -> None:
+    """Make topics before anybody produces to them.
+
+    Of a topic that two processes make at the same moment the embedded broker now and then forgets
+    the first record, which it has acknowledged (once in 1,800 tries on a busy machine).
+    """
+    wanted = [NewTopic(name, partitions) for name in names]
+    admin = AdminClient({"bootstrap.servers": bootstrap_servers})
+    for made in admin.create_topics(wanted).values():
+        await asyncio.to_thread(made.result)
 
 
 class TopicReader:

@@ -17,11 +17,13 @@ from tests.acceptance.checker import Facts
 from tests.acceptance.fleet import Program, Serving, command, create_source, get
 from tests.acceptance.sender import Event, Sender, Webhook
 from tests.support.processes import eventually
+from tests.support.topics import make_topics
 
 SECRET = "whsec_" + "u" * 32
 OBJECTS = 40
 CONNECTIONS = 8
 TYPES = ("customer.created", "customer.updated", "customer.deleted")
+TOPICS = ("customer",)
 
 
 class Builds:
@@ -111,6 +113,8 @@ async def side_by_side(
 
     Not one request may have been answered with anything but 2xx, and no connection have broken.
     """
+    topics = [topic_prefix + name for name in TOPICS]
+    await make_topics(settings["RELAY_KAFKA_BOOTSTRAP_SERVERS"], topics)
     flags = ("--signing-secret", SECRET, "--topic-prefix", topic_prefix)
     source = await create_source("acme", *flags, environment=settings)
     webhook = Webhook(f"/webhooks/{source['id']}?api_key={source['api_key']}", SECRET)
