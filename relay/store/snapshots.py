@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from relay.core.errors import ConfigError
 from relay.core.listings import Listing
 from relay.core.scan import STRIPE_BEGAN
-from relay.store.tables import snapshot, snapshot_range
+from relay.store.snapshot_tables import snapshot, snapshot_range
 
 Action = Literal["pause", "resume", "cancel"]
 
