@@ -44,7 +44,7 @@ async def all_checks(url: str) -> dict[str, Result]:
         (
             "snapshotter",
             "snapshotter, not of receiver",
-            {"verification", "secrets", "keys", "silent", "backlog"},
+            {"verification", "secrets", "keys", "backlog"},
         ),
         ("admin", "admin, not of receiver", set()),
         ("services", "receiver, forwarder, snapshotter, admin", set()),

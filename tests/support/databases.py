@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from datetime import UTC, date, datetime
 from typing import Self
 from urllib.parse import quote, urlsplit, urlunsplit
 
@@ -27,6 +28,7 @@ class Databases:
         self._run = secrets.token_hex(4)
         self._made = 0
         self._template: str | None = None
+        self._template_day: date | None = None
 
     @classmethod
     async def connect(cls, dsn: str, pooler: PgBouncer | None = None) -> Self:
@@ -47,10 +49,13 @@ class Databases:
 
     async def create(self) -> str:
         """The URL of a new database at the newest schema revision, through the pooler."""
-        if self._template is None:
+        today = datetime.now(UTC).date()
+        if self._template is None or self._template_day != today:
+            # Its partitions begin on the day on which they are made: a run may last past midnight.
             template = await self._create("template0")
             await migrate(self.url(template))
-            self._template = template
+            await self._drop_template()
+            self._template, self._template_day = template, today
         url = self.url(await self._create(self._template))
         return url if self._pooler is None else self._pooler.url(url)
 
@@ -60,9 +65,12 @@ class Databases:
         await self._admin.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
 
     async def close(self) -> None:
+        await self._drop_template()
+        await self._admin.close()
+
+    async def _drop_template(self) -> None:
         if self._template is not None:
             await self.drop(self.url(self._template))
-        await self._admin.close()
 
     async def _create(self, template: str) -> str:
         self._made += 1
