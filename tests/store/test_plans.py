@@ -57,14 +57,17 @@ async def pg(crowd: Database) -> AsyncIterator[asyncpg.Connection]:
 
 @pytest_asyncio.fixture
 async def full(pg: asyncpg.Connection) -> set[str]:
-    """The partitions that hold rows. To scan an empty one is no scan."""
+    """The partitions that hold many rows. To scan an empty one is no scan."""
     names = await _full(pg)
     assert len(names) >= 6
     return names
 
 
 async def _full(pg: asyncpg.Connection) -> set[str]:
-    found = await pg.fetch("SELECT DISTINCT tableoid::regclass::text AS name FROM relay.inbox")
+    # In the first hours of a day its partition is so small that a scan is the best plan.
+    found = await pg.fetch(
+        "SELECT tableoid::regclass::text AS name FROM relay.inbox GROUP BY 1 HAVING count(*) > 2000"
+    )
     return {row["name"].removeprefix("relay.") for row in found}
 
 
