@@ -50,8 +50,10 @@ FROM relay.events e WHERE e.origin = 'snapshot'
 
 
 async def test_nothing_is_missing_after_thirty_kills(
-    database_url: str, kafka: str, topic_prefix: str, tmp_path: Path
+    database_url: str, direct_url: str, kafka: str, topic_prefix: str, tmp_path: Path
 ) -> None:
+    if database_url != direct_url:
+        pytest.skip("readers of three processes wait for each other in a pool of eight")
     seed = int(os.environ.get("RELAY_TEST_SEED", time.time_ns() % 10**9))
     rng = random.Random(seed)
     print(f"RELAY_TEST_SEED={seed}")
@@ -79,7 +81,7 @@ async def test_nothing_is_missing_after_thirty_kills(
             environment=settings,
         )
         fleet = Fleet(settings, tmp_path)
-        pg = await asyncpg.connect(database_url)
+        pg = await asyncpg.connect(direct_url)
         try:
             receiver = await fleet.start("receiver").ready()
             forwarder = await fleet.start("forwarder").started()

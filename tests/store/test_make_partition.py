@@ -34,6 +34,14 @@ FROM pg_class c WHERE c.relnamespace = 'relay'::regnamespace AND c.relname ~ '_p
 
 
 @pytest_asyncio.fixture
+async def database(direct_url: str) -> AsyncIterator[Database]:
+    """Past a pooler: SET ROLE would stay with a connection that others get."""
+    database = Database(direct_url)
+    yield database
+    await database.close()
+
+
+@pytest_asyncio.fixture
 async def stranger(database: Database) -> AsyncIterator[asyncpg.Connection]:
     """A connection as a role that may use the schema and the function, and nothing else."""
     name = "relay_test_" + secrets.token_hex(4)

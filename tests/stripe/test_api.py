@@ -289,6 +289,8 @@ async def test_a_key_that_an_answer_repeats_is_hidden() -> None:
 
 async def test_nothing_that_is_logged_shows_the_key(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
+    for name in ("httpx", "httpcore"):  # whatever was set up in this process before
+        caplog.set_level(logging.DEBUG, logger=name)
     key = "sk_test_canary1"
     async with FakeStripe({}, keys={key: None}) as fake, StripeApi(fake.url, key) as api:
         page_of(await api.list_page("/v1/charges"))
