@@ -126,6 +126,15 @@ async def _alone_in_this_process() -> AsyncIterator[None]:
         _in_this_process.release()
 
 
+def _passes(cause: BaseException) -> bool:
+    """Whether the same may succeed in a moment.
+
+    Two that change one row of the catalog at once, as grants do, are told so by a word that has no
+    code of its own.
+    """
+    return isinstance(cause, _PASSING) or "tuple concurrently updated" in str(cause)
+
+
 async def _with_patience(
     database: Database,
     revision: str,
@@ -140,7 +149,7 @@ async def _with_patience(
         try:
             return await _bring(database, revision, retention_days)
         except (DBAPIError, asyncpg.PostgresError) as error:
-            if not isinstance(cause_of(error), _PASSING):
+            if not _passes(cause_of(error)):
                 raise
             why = f"a lock is not to be had{await _who_holds_locks(database)}"
             if loop.time() + pause > ends:

@@ -89,10 +89,11 @@ async def test_the_lanes_of_a_dead_batch_rest_until_its_records_cannot_come_any_
     await world.put(source, beside)
     assert await other.drain() == 1, "other lanes go on"
     assert await other.recovery.run_once() == 0
-    await world.age_notes(fence - 5)
+    # Most of the time is left to the machine, which may be slow.
+    await world.age_notes(1)
     assert await other.recovery.run_once() == 0
     assert await other.drain() == 0
-    await world.age_notes(5)
+    await world.age_notes(fence - 1)
     assert await other.recovery.run_once() == 1
     (suspect,) = await world.queued()
     assert (suspect.alone, suspect.crashes) == (True, 0), "it was not known to be alone"

@@ -155,7 +155,8 @@ async def test_the_server_itself_ends_a_client_that_sleeps_in_its_transaction(
         await eventually(lambda: _no_lane_is_held(world))
 
     monkeypatch.setattr(Delivery, "send", freeze)
-    with pytest.raises(DATABASE_FAILURES):
+    # Whether the server's word is read before its end of the connection is seen, is by chance.
+    with pytest.raises((*DATABASE_FAILURES, asyncpg.InterfaceError)):
         await process.forwarder.run_once()
     await process.shared.withdraw_orphan_notes()
     assert await world.process().drain() == 1
