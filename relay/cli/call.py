@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from relay.settings import Settings
     from relay.store.engine import Database
     from relay.store.events import Operator
+    from relay.store.schema import RevisionStatus
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -94,6 +95,19 @@ class Call:
                 yield database
             finally:
                 await database.close()
+
+    async def revision_status(self) -> RevisionStatus:
+        """How the schema is, also where it is none that this build can work with."""
+        from relay.store import schema
+        from relay.store.engine import Database
+
+        url = self.settings.require_database_url()
+        database = Database(url, pool_size=1, application_name="relay-cli")
+        try:
+            async with database.begin() as connection:
+                return await schema.revision_status(connection)
+        finally:
+            await database.close()
 
     @asynccontextmanager
     async def database_errors(self) -> AsyncIterator[None]:

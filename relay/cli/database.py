@@ -45,7 +45,7 @@ async def migrate(call: Call, to: int | None, check: bool, yes: bool) -> None:
         raise click.UsageError("--check compares with this build's own revision: leave --to out")
     url = call.settings.require_database_url()
     async with call.database_errors():
-        status = await _status(url)
+        status = await call.revision_status()
         if not check:
             if to is not None and status.revision is not None and to < status.revision:
                 confirm(_question(status.revision, to), yes=yes)
@@ -55,7 +55,7 @@ async def migrate(call: Call, to: int | None, check: bool, yes: bool) -> None:
                 retention_days=call.settings.retention_days,
                 on_wait=lambda why: warn(f"{why}; trying again"),
             )
-            status = await _status(url)
+            status = await call.revision_status()
     if status.usable or check or to is not None or call.json:
         _write(call, status)
     if not status.usable and to is None:
@@ -70,18 +70,6 @@ def _question(present: int, to: int) -> str:
         f"go down to revision {to}? It drops what came with {', '.join(undone) or present},"
         " and what is stored in it."
     )
-
-
-async def _status(url: str) -> RevisionStatus:
-    from relay.store import schema
-    from relay.store.engine import Database
-
-    database = Database(url, pool_size=1, application_name="relay-cli")
-    try:
-        async with database.begin() as connection:
-            return await schema.revision_status(connection)
-    finally:
-        await database.close()
 
 
 def _write(call: Call, status: RevisionStatus) -> None:

@@ -25,24 +25,16 @@ async def apply_roles(call: Call) -> None:
     CREATE ROLE shop_receiver LOGIN PASSWORD '…' IN ROLE relay_receiver
     """
     from relay.store import roles as store
-    from relay.store.engine import Database
-    from relay.store.schema import revision_status
 
     async with call.database_errors():
-        url = call.settings.require_database_url()
-        groups = await store.apply(url)
-        database = Database(url, pool_size=1, application_name="relay-cli")
-        try:
-            async with database.begin() as connection:
-                status = await revision_status(connection)
-        finally:
-            await database.close()
+        groups = await store.apply(call.settings.require_database_url())
+        status = await call.revision_status()
     if not status.usable:
         warn(f"{status.reason}, as a member of relay_migrator; that grants the rights, too")
-    if call.json:
-        write_json([{"role": group.name, "members": group.members} for group in groups])
-        return
     rows = [{"role": group.name, "members": group.members} for group in groups]
+    if call.json:
+        write_json(rows)
+        return
     write_table(rows, ("role", "members"), "")
     if not any(group.members for group in groups):
         say()

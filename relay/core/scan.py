@@ -11,12 +11,11 @@ from typing import Final, Literal
 
 import msgspec
 
+from relay.core.listings import MAX_PAGE
+
 STRIPE_BEGAN: Final = 1_293_840_000
 """2011-01-01: nothing in Stripe is older. Only for choosing where to split a window that is open at
 its lower end; what should be older all the same is still read."""
-
-PAGE: Final = 100
-"""The most objects that Stripe puts into one page."""
 
 _SHORTEST: Final = 3600
 """A window below an hour is not worth a second reader."""
@@ -48,7 +47,7 @@ Progress = Literal["on", "stalled", "done"]
 
 def parameters(at: Position, *, filtered: bool) -> dict[str, str]:
     """The query of the next page, without what the resource itself needs."""
-    query = {"limit": str(PAGE)}
+    query = {"limit": str(MAX_PAGE)}
     if filtered and at.created_from is not None:
         query["created[gte]"] = str(at.created_from)
     if filtered and at.created_until is not None:

@@ -311,21 +311,23 @@ def _plan(
 
 async def _skip_superseded(pg: asyncpg.Connection, plans: list[Plan]) -> None:
     """Take out what a snapshot has read of objects that live events have changed since."""
-    asked = [
-        (plan.row.inbox_id, plan.row.source_id, event.object_type, event.object_id, event.created)
+    listed = [
+        plan
         for plan in plans
-        if (event := plan.event).origin == "snapshot"
+        if plan.event.origin == "snapshot"
         and plan.row.kind == QUEUE_EVENT
         and plan.row.replay_id is None  # who replays it wants it sent
-        and event.object_id is not None
-        and event.created is not None
+    ]
+    asked = [
+        (plan.row.inbox_id, plan.row.source_id, event.object_type, event.object_id, event.created)
+        for plan in listed
+        if (event := plan.event).object_id is not None and event.created is not None
     ]
     if not asked:
         return
     superseded = await queue.find_superseded(pg, asked)
-    for plan in plans:
-        row = plan.row
-        if row.inbox_id in superseded and row.kind == QUEUE_EVENT and row.replay_id is None:
+    for plan in listed:
+        if plan.row.inbox_id in superseded:
             plan.verdict = Skip("superseded")
 
 

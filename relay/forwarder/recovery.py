@@ -9,6 +9,7 @@ from relay.forwarder.forwarder import Shared
 from relay.forwarder.outcome import death
 from relay.store import queue, receipts
 from relay.store.engine import READ_COMMITTED
+from relay.store.frozen import end_frozen
 from relay.store.queue import CrashedBatch
 from relay.store.tables import QUEUE_EVENT
 
@@ -30,8 +31,7 @@ class Recovery:
         settings = self._shared.settings
         await self._shared.load_sources()
         async with self._shared.database.driver() as pg:
-            frozen = await queue.find_frozen(pg, settings.frozen_after_seconds)
-            ended = sum([await queue.end_backend(pg, pid) for pid in frozen])
+            frozen, ended = await end_frozen(pg, "relay.lane", settings.frozen_after_seconds)
             fence = settings.delivery_timeout_seconds + settings.fence_margin_seconds
             notes = await queue.find_dead_notes(pg, fence)
         self._shared.counters.backends_ended += ended

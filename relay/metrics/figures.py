@@ -10,7 +10,7 @@ import msgspec
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from relay.metrics.families import Family, Values, gauge
-from relay.store import schema, status, vitals
+from relay.store import partitions, schema, status, vitals
 
 
 class Group(msgspec.Struct, frozen=True):
@@ -93,7 +93,7 @@ def groups(retention_days: int) -> tuple[Group, ...]:
         days = await status.partitions_ahead_days(connection)
         return (
             None if days is None else days * 86_400,
-            await status.overdue_partitions(connection, retention_days),
+            await partitions.count_overdue(connection, retention_days=retention_days, grace_days=0),
         )
 
     return (

@@ -22,9 +22,10 @@ from relay.snapshotter.reading import (
     next_request,
 )
 from relay.snapshotter.shared import Account, NotNowError, Shared
-from relay.store import inbox, queue, ranges
+from relay.store import inbox, ranges
 from relay.store.engine import READ_COMMITTED
 from relay.store.failures import is_outage
+from relay.store.frozen import end_frozen
 from relay.store.ranges import Range, Step
 from relay.stripe import Delayed, Page, Refused, fetch_page
 
@@ -77,7 +78,7 @@ class Snapshotter:
     async def _put_aside(self, pg: asyncpg.Connection, claimed: Range, error: Exception) -> None:
         """Have a range wait that cannot be read on, so that it does not hold up the others."""
         failures = claimed.failures + 1
-        seconds = backoff.delay(failures, random.random(), *_BACKOFF_SECONDS)  # noqa: S311
+        seconds = _backoff(failures)
         reason = f"{type(error).__name__}: {error}"
         await ranges.wait(pg, claimed, seconds=seconds, reason=reason, failures=failures)
 
@@ -206,7 +207,7 @@ class Snapshotter:
             return await self._fail(pg, claimed, reason)
         if not is_repeated:
             await ranges.reposition(pg, claimed, after_loss(claimed, request, listing))
-        seconds = backoff.delay(failures, random.random(), *_BACKOFF_SECONDS)  # noqa: S311
+        seconds = _backoff(failures)
         await ranges.wait(pg, claimed, seconds=seconds, reason=reason, failures=failures)
         return False
 
@@ -230,8 +231,7 @@ class Snapshotter:
         limited = answer.verdict == "rate_limited"
         if limited:
             await shared.slow_down(account, request.path, answer.limit_reason)
-        # Spreads load, protects nothing.
-        seconds = backoff.delay(failures, random.random(), *_BACKOFF_SECONDS)  # noqa: S311
+        seconds = _backoff(failures)
         seconds = max(seconds, min(answer.retry_after or 0.0, _LONGEST_WAIT_SECONDS))
         await ranges.wait(
             pg, claimed, seconds=seconds, reason=reason, failures=failures, limited=limited
@@ -318,6 +318,12 @@ def _in_a_row(claimed: Range, reason: str) -> int:
     return claimed.failures + 1 if claimed.last_error == reason else 1
 
 
+def _backoff(failures: int) -> float:
+    """Seconds to wait after so many failures in a row."""
+    spread = random.random()  # noqa: S311 - spreads load, protects nothing
+    return backoff.delay(failures, spread, *_BACKOFF_SECONDS)
+
+
 class Upkeep:
     """What has to be done now and then beside the readers."""
 
@@ -328,8 +334,8 @@ class Upkeep:
         """Ends frozen readers and closes snapshots that nobody has closed; returns how many."""
         shared = self._shared
         async with shared.database.driver() as pg:
-            frozen = await ranges.find_frozen(pg, shared.settings.frozen_after_seconds)
-            ended = sum([await queue.end_backend(pg, pid) for pid in frozen])
+            seconds = shared.settings.frozen_after_seconds
+            frozen, ended = await end_frozen(pg, "relay.snapshot_range", seconds)
             async with pg.transaction(isolation=READ_COMMITTED):
                 closed = await ranges.close_snapshots(pg)
         shared.counters.backends_ended += ended

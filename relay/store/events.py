@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.sql.base import ReadOnlyColumnCollection
 
 from relay.core.errors import ConfigError
-from relay.store.queue import OPERATOR_HOLDS_LANES
+from relay.store.frozen import OPERATOR_HOLDS_LANES
 from relay.store.tables import operator_log
 from relay.store.text import is_storable, storable
 

@@ -234,7 +234,7 @@ async def count_overdue(
 ) -> int:
     """Partitions that should have been dropped more than ``grace_days`` ago; any role may ask.
 
-    Either nobody keeps house who may drop them, or something unfinished holds them.
+    Nobody keeps house who may drop them, something unfinished holds them, or a drop is under way.
     """
     if retention_days <= 0:
         return 0

@@ -8,7 +8,6 @@ before the page in hand.
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Literal
 
 import asyncpg
 import msgspec
@@ -16,8 +15,6 @@ import msgspec
 from relay.core.routing import LANES
 from relay.core.scan import Position
 from relay.store.text import storable
-
-Ending = Literal["finished", "failed"]
 
 
 class Range(msgspec.Struct, frozen=True, kw_only=True):
@@ -119,6 +116,7 @@ async def step(
 
     In the transaction that stores the ``objects`` of it that were new.
     """
+    cursor, parents, parents_cursor = _cursors(step)
     await pg.execute(
         """
         WITH frozen AS (
@@ -138,11 +136,11 @@ async def step(
         claimed.id,
         _moment(step.at.created_from),
         _moment(step.at.created_until),
-        step.at.cursor if step.parents is None else step.child_cursor,
+        cursor,
         _moment(step.at.last_created),
         objects,
-        None if step.parents is None else list(step.parents),
-        None if step.parents is None else step.at.cursor,
+        parents,
+        parents_cursor,
         step.parents_done,
         step.done,
         claimed.snapshot_id,
@@ -184,6 +182,7 @@ async def add_reader(pg: asyncpg.Connection, claimed: Range, older: Position, mo
 
 async def reposition(pg: asyncpg.Connection, claimed: Range, step: Step) -> None:
     """Move a claimed range without a page: what its cursor names is gone."""
+    cursor, parents, parents_cursor = _cursors(step)
     await pg.execute(
         """
         UPDATE relay.snapshot_range
@@ -195,9 +194,9 @@ async def reposition(pg: asyncpg.Connection, claimed: Range, step: Step) -> None
         """,
         claimed.id,
         _moment(step.at.created_until),
-        step.at.cursor if step.parents is None else step.child_cursor,
-        None if step.parents is None else list(step.parents),
-        None if step.parents is None else step.at.cursor,
+        cursor,
+        parents,
+        parents_cursor,
         step.done,
     )
 
@@ -309,23 +308,6 @@ async def close_snapshots(pg: asyncpg.Connection) -> list[tuple[str, str]]:
     return [(row["id"], row["state"]) for row in ended]
 
 
-async def find_frozen(pg: asyncpg.Connection, frozen_seconds: float) -> list[int]:
-    """The backends whose transactions have held ranges for too long; see `queue.find_frozen`."""
-    found = await pg.fetch(
-        """
-        SELECT DISTINCT a.pid
-        FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
-        WHERE l.relation = 'relay.snapshot_range'::regclass AND l.mode = 'RowShareLock'
-          AND l.granted
-          AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-          AND a.xact_start < clock_timestamp() - make_interval(secs => $1)
-          AND a.pid <> pg_backend_pid()
-        """,
-        frozen_seconds,
-    )
-    return [row["pid"] for row in found]
-
-
 async def has_claimable_work(pg: asyncpg.Connection, most: int) -> bool:
     """Whether the queue holds more than ``most`` rows that a forwarder could take now.
 
@@ -359,6 +341,13 @@ async def has_claimable_work(pg: asyncpg.Connection, most: int) -> bool:
         LANES,
     )
     return found
+
+
+def _cursors(step: Step) -> tuple[str | None, list[str] | None, str | None]:
+    """``cursor``, ``parents`` and ``parents_cursor``, as ``claim`` reads them."""
+    if step.parents is None:
+        return step.at.cursor, None, None
+    return step.child_cursor, list(step.parents), step.at.cursor
 
 
 def _moment(seconds: int | None) -> datetime | None:

@@ -25,7 +25,7 @@ from relay.core.errors import ConfigError, UnusableEvent
 from relay.core.event import peek
 from relay.core.routing import key_of, lane_of, record_key
 from relay.store.events import Filter, Operator, conditions_on_events, events_view, log
-from relay.store.queue import OPERATOR_HOLDS_LANES
+from relay.store.frozen import OPERATOR_HOLDS_LANES
 from relay.store.tables import inbox, receipt
 from relay.store.text import is_storable
 

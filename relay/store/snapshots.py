@@ -110,8 +110,8 @@ async def show(connection: AsyncConnection, snapshot_id: str) -> dict[str, Any]:
 async def progress(connection: AsyncConnection, snapshot_id: str) -> list[dict[str, Any]]:
     """One row per resource: counts, what it waits for, and how much of its time has been read.
 
-    ``read_seconds`` of ``window_seconds`` are behind the cursors; both are None for a list without
-    a window.
+    ``unread_seconds`` of ``window_seconds`` still lie before the cursors; both are None for a list
+    without a window.
     """
     found = await connection.execute(
         text(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-from typing import Any, cast
+from typing import Any
 
-import asyncpg
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
+
+from relay.store.engine import driver_of
 
 
 async def lag(connection: AsyncConnection) -> list[dict[str, Any]]:
@@ -95,31 +95,6 @@ async def partitions_ahead_days(connection: AsyncConnection) -> float | None:
     return found
 
 
-async def overdue_partitions(connection: AsyncConnection, retention_days: int) -> int:
-    """Partitions of which the retention has passed, and which are there all the same.
-
-    Something unfinished points into them, nobody may drop them, or a drop is under way.
-    """
-    if retention_days <= 0:
-        return 0
-    found: int = (
-        await connection.execute(
-            text(
-                """
-                SELECT count(*)
-                FROM pg_inherits h JOIN pg_class c ON c.oid = h.inhrelid
-                CROSS JOIN LATERAL regexp_match(
-                    pg_get_expr(c.relpartbound, c.oid), 'TO \\(''([^'']+)''\\)') AS b (ends)
-                WHERE h.inhparent = 'relay.inbox'::regclass
-                  AND b.ends[1]::timestamptz <= now() - CAST(:kept AS interval)
-                """
-            ),
-            {"kept": timedelta(days=retention_days)},
-        )
-    ).scalar_one()
-    return found
-
-
 async def queued_rows(connection: AsyncConnection) -> int:
     """About how many rows the queue has, as the server keeps count: cheap however many."""
     found: int = (
@@ -144,8 +119,7 @@ async def resting_lanes(connection: AsyncConnection) -> int | None:
     Whoever forwards holds a lock on the table of the lanes; a note without its holder rests. None
     behind a pooler, which has process ids of its own.
     """
-    raw = await connection.get_raw_connection()
-    driver = cast("asyncpg.Connection", raw.driver_connection)
+    driver = await driver_of(connection)
     told = (await connection.execute(text("SELECT pg_backend_pid()"))).scalar_one()
     if told != driver.get_server_pid():
         return None

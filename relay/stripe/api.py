@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 from time import perf_counter
 from types import TracebackType
@@ -114,7 +114,7 @@ class StripeApi:
             return Delayed("unreachable", "this key is not used any more: its source was changed")
         answer = read_answer(
             response.status_code,
-            _lower(response.headers),
+            response.headers,
             response.content,
             url=str(response.url),
             seconds=perf_counter() - started,
@@ -126,10 +126,6 @@ class StripeApi:
 
     def _safe(self, text: str) -> str:
         return printable(redact(text, (self._key,)))
-
-
-def _lower(headers: httpx.Headers) -> Mapping[str, str]:
-    return {name.lower(): value for name, value in headers.items()}
 
 
 def _checked(base_url: str, mode: KeyMode) -> str:

@@ -13,7 +13,7 @@ import pytest
 from relay.core.errors import ConfigError
 from relay.core.routing import LANES
 from relay.core.source import SourceConfig
-from relay.store import events, queue, receipts, sources
+from relay.store import events, frozen, queue, receipts, sources
 from relay.store.engine import Database
 from relay.store.events import Filter, Operator
 from relay.store.receipts import Receipt, Settled
@@ -321,7 +321,7 @@ async def test_a_skip_that_takes_long_is_not_taken_for_a_frozen_forwarder(
         await events.skip(connection, [mine], OPERATOR)
         await pg.execute("BEGIN")
         assert await queue.lock_lanes(pg, (0, 0), LANES) == [(source_id, row.lane)]
-        pids = await queue.find_frozen(other, 0.0)
+        pids = await frozen.find_frozen(other, "relay.lane", 0.0)
         assert pids == [await pg.fetchval("SELECT pg_backend_pid()")]
         await pg.execute("ROLLBACK")
 
