@@ -6,9 +6,9 @@ python -m benchmarks.unlimited serve --roles snapshotter
 from __future__ import annotations
 
 from relay.cli.main import main
-from relay.snapshotter import shared
+from relay.snapshotter import turns
 
 if __name__ == "__main__":
-    shared.ACCOUNT_RATE = {"live": 1e6, "test": 1e6}
-    shared.ENDPOINT_RATE = 1e6
+    turns.ACCOUNT_RATE = {"live": 1e6, "test": 1e6}
+    turns.ENDPOINT_RATE = 1e6
     main()

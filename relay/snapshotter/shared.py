@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping
 from hashlib import sha256
 
 import msgspec
@@ -12,17 +11,11 @@ import msgspec
 from relay.core.errors import ConfigError
 from relay.core.source import SourceConfig
 from relay.settings import Settings
-from relay.store import ranges, rates, sources
+from relay.snapshotter.turns import RateKey, Turns
+from relay.store import ranges, sources
 from relay.store.engine import Database
 from relay.store.sealing import Seal
 from relay.stripe import StripeApi
-
-ACCOUNT_RATE: Mapping[str, float] = {"live": 100.0, "test": 25.0}
-ENDPOINT_RATE = 25.0
-"""Stripe's own limits in requests a second, see https://docs.stripe.com/rate-limits."""
-
-LONGEST_TURN_SECONDS = 1.0
-"""A turn that comes later than this is not waited for with a range in hand."""
 
 _SOURCES_SECONDS = 1.0
 _QUEUE_SECONDS = 0.2
@@ -46,21 +39,12 @@ class Counters:
         """Transactions of frozen readers that were ended."""
 
 
-class NotNowError(Exception):
-    """The turn of a request comes so late that its range is better given back."""
-
-    def __init__(self, seconds: float) -> None:
-        super().__init__(f"in {seconds:.1f} s")
-        self.seconds = seconds
-
-
 class Account(msgspec.Struct, frozen=True):
     """The way to the API of one source."""
 
     config: SourceConfig
     api: StripeApi
-    rate_key: str
-    """By what its rate is shared: sources with the same Stripe key share it."""
+    rate_key: RateKey
 
 
 class Shared:
@@ -70,13 +54,13 @@ class Shared:
         self.database = database
         self.settings = settings
         self.counters = Counters()
+        self.turns = Turns(database, settings.stripe_rate_share)
         self._seal = seal
         self._accounts: dict[int, Account | str] = {}
         self._sealed: dict[int, bytes | None] = {}
         self._sources_at = -_SOURCES_SECONDS
         self._queue_at = -_QUEUE_SECONDS
         self._queue_full = False
-        self._clocks: set[tuple[str, str]] = set()
         self._loading = asyncio.Lock()
 
     async def account(self, source_id: int) -> Account | str:
@@ -126,7 +110,8 @@ class Shared:
             )
         except ConfigError as error:
             return error.message
-        return Account(config, api, sha256(b"relay.rate:" + key.encode()).hexdigest()[:16])
+        name = sha256(b"relay.rate:" + key.encode()).hexdigest()[:16]
+        return Account(config, api, RateKey(name, api.mode))
 
     @property
     def is_held_up(self) -> bool:
@@ -145,36 +130,6 @@ class Shared:
             took = asyncio.get_running_loop().time() - now
             self._queue_at = now + 5 * took
         return not self._queue_full
-
-    async def admit(self, account: Account, path: str) -> None:
-        """Wait until a request may be sent. Raises NotNowError when that is not within a second."""
-        seconds = await self._turn(account, path)
-        if seconds > LONGEST_TURN_SECONDS:
-            raise NotNowError(seconds)
-        await asyncio.sleep(seconds)
-        self.counters.requests += 1
-
-    async def _turn(self, account: Account, path: str) -> float:
-        share = self.settings.stripe_rate_share
-        async with self.database.driver() as pg:
-            if (account.rate_key, path) not in self._clocks:
-                await rates.prepare(pg, account.rate_key, [path])
-                self._clocks.add((account.rate_key, path))
-            return await rates.reserve(
-                pg,
-                account.rate_key,
-                {
-                    rates.ALL_ENDPOINTS: ACCOUNT_RATE[account.api.mode] * share,
-                    path: ENDPOINT_RATE * share,
-                },
-                LONGEST_TURN_SECONDS,
-            )
-
-    async def slow_down(self, account: Account, path: str, reason: str | None) -> None:
-        """Stripe was asked too fast: by all of the account together, or at this endpoint."""
-        endpoint = rates.ALL_ENDPOINTS if (reason or "").startswith("global") else path
-        async with self.database.driver() as pg:
-            await rates.slow_down(pg, account.rate_key, endpoint)
 
     async def close(self) -> None:
         for each in self._accounts.values():

@@ -1,7 +1,11 @@
-"""One reader of the Stripe API: claim a range → ask for a page → store it, per ``run_once``."""
+"""One reader of the Stripe API, a page per ``run_once``.
+
+Take up a range → wait for a turn at Stripe → lock it → ask for its next page → store it.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import random
 
 import asyncpg
@@ -21,7 +25,8 @@ from relay.snapshotter.reading import (
     next_parent,
     next_request,
 )
-from relay.snapshotter.shared import Account, NotNowError, Shared
+from relay.snapshotter.shared import Account, Shared
+from relay.snapshotter.turns import LONGEST_TURN_SECONDS, NotNowError, RateKey
 from relay.store import inbox, ranges
 from relay.store.engine import READ_COMMITTED
 from relay.store.failures import is_outage
@@ -42,6 +47,29 @@ _LONGEST_WAIT_SECONDS = 3600.0
 """Whatever a Retry-After says."""
 
 
+# Longer than any turn, and short where a process dies meanwhile.
+_TAKEN_SECONDS = 5.0
+
+
+class _Turn(msgspec.Struct, frozen=True):
+    """A range that was taken up, and the request that it may send."""
+
+    range_id: int
+    account: Account | str
+    path: str
+    seconds: float
+    """From now until the request may be sent."""
+
+
+class _Outcome(msgspec.Struct, frozen=True):
+    """What is left to do when the transaction of a page has ended."""
+
+    ended: bool = False
+    """The range did; perhaps its snapshot does."""
+    too_fast: tuple[RateKey, str, str | None] | None = None
+    """Stripe says so: of which rate, at which path, and the reason it gave."""
+
+
 class Snapshotter:
     """One of the readers of a process; each holds at most one range."""
 
@@ -56,24 +84,50 @@ class Snapshotter:
         shared = self._shared
         if not await shared.has_room():
             return 0
+        turn = await self._take_up()
+        if turn is None:
+            return 0
+        if turn.seconds > LONGEST_TURN_SECONDS:
+            async with shared.database.driver() as pg:
+                await ranges.wait_for_turn(pg, turn.range_id, turn.seconds)
+            return 1
+        await asyncio.sleep(turn.seconds)
         async with shared.database.driver() as pg:
             idle_ms = int(shared.settings.frozen_after_seconds * 1000)
             await pg.execute(ranges.BEGIN.format(idle_ms=idle_ms))
-            claimed = await ranges.claim(pg)
+            claimed = await ranges.claim(pg, turn.range_id)
             if claimed is None:
                 await pg.execute("ROLLBACK")
-                return 0
+                return 1
             try:
-                finished = await self._read_on(pg, claimed)
+                outcome = await self._read_on(pg, claimed, turn)
                 await pg.execute("COMMIT")
             except Exception as error:
                 if not (is_outage(error) or pg.is_closed()):
                     await pg.execute("ROLLBACK")
                     await self._put_aside(pg, claimed, error)
                 raise
-        if finished:
+        if outcome.too_fast is not None:
+            await shared.turns.slow_down(*outcome.too_fast)
+        if outcome.ended:
             await self._close_snapshots()
         return 1
+
+    async def _take_up(self) -> _Turn | None:
+        """The next range and the moment at which Stripe may be asked for its page.
+
+        Not yet locked: who waits for a turn holds no connection that others may be waiting for.
+        """
+        shared = self._shared
+        async with shared.database.driver() as pg:
+            taken = await ranges.take_up(pg, _TAKEN_SECONDS)
+        if taken is None:
+            return None
+        account = await shared.account(taken.source_id)
+        if isinstance(account, str) or (listing := _listing(taken, account.config)) is None:
+            return _Turn(taken.id, account, "", 0.0)  # which is told with the range in hand
+        path = next_request(taken, listing, account.config.fan_out).path
+        return _Turn(taken.id, account, path, await shared.turns.reserve(account.rate_key, path))
 
     async def _put_aside(self, pg: asyncpg.Connection, claimed: Range, error: Exception) -> None:
         """Have a range wait that cannot be read on, so that it does not hold up the others."""
@@ -82,10 +136,10 @@ class Snapshotter:
         reason = f"{type(error).__name__}: {error}"
         await ranges.wait(pg, claimed, seconds=seconds, reason=reason, failures=failures)
 
-    async def _read_on(self, pg: asyncpg.Connection, claimed: Range) -> bool:
-        """Ask for the next page of a range and store it; whether the range has ended."""
+    async def _read_on(self, pg: asyncpg.Connection, claimed: Range, turn: _Turn) -> _Outcome:
+        """Ask for the next page of a range and store it."""
         shared = self._shared
-        account = await shared.account(claimed.source_id)
+        account = turn.account
         if isinstance(account, str):
             return await self._give_up(pg, claimed, account)
         if (account.api.mode == "live") != claimed.livemode:
@@ -96,18 +150,19 @@ class Snapshotter:
                 f"the snapshot was started with a {was} key, the source's is of"
                 f" {account.api.mode} mode now: start another snapshot",
             )
-        listing = listing_of(claimed.resource, account.config.route_by)
-        in_schema = {ALL_RESOURCES, claimed.resource} & set(account.config.resources)
-        if listing is None or not in_schema:
-            return await self._fail(pg, claimed, _no_more(claimed, account.config.name, listing))
+        listing = _listing(claimed, account.config)
+        if listing is None:
+            return await self._fail(pg, claimed, _no_more(claimed, account.config))
         request = next_request(claimed, listing, account.config.fan_out)
 
         requests = 0
 
-        async def admit() -> None:
+        async def admit(before: int) -> None:
             nonlocal requests
-            await shared.admit(account, request.path)
+            if before or request.path != turn.path:
+                await shared.turns.wait(account.rate_key, request.path)
             requests += 1
+            shared.counters.requests += 1
 
         try:
             answer = await fetch_page(
@@ -119,9 +174,8 @@ class Snapshotter:
             )
         except NotNowError as late:
             await ranges.count_requests(pg, claimed, requests)
-            reason = "its turn by the rate limit"
-            await ranges.wait(pg, claimed, seconds=late.seconds, reason=reason, failures=None)
-            return False
+            await ranges.wait_for_turn(pg, claimed.id, late.seconds)
+            return _Outcome()
         if not isinstance(answer, Page):
             await ranges.count_requests(pg, claimed, requests)
         match answer:
@@ -141,7 +195,7 @@ class Snapshotter:
         request: Request,
         page: Page,
         requests: int,
-    ) -> bool:
+    ) -> _Outcome:
         counters = self._shared.counters
         step, progress = after_page(claimed, request, page)
         if progress == "stalled":
@@ -158,7 +212,7 @@ class Snapshotter:
         await ranges.step(pg, claimed, step, objects=fresh, requests=requests)
         counters.pages[claimed.resource] += 1
         counters.objects[claimed.resource] += fresh
-        return step.done
+        return _Outcome(ended=step.done)
 
     async def _put(
         self,
@@ -195,7 +249,7 @@ class Snapshotter:
         request: Request,
         *,
         is_repeated: bool,
-    ) -> bool:
+    ) -> _Outcome:
         """A page that leads no further and promises more is asked for again.
 
         An empty one from the second that it is in.
@@ -209,7 +263,7 @@ class Snapshotter:
             await ranges.reposition(pg, claimed, after_loss(claimed, request, listing))
         seconds = _backoff(failures)
         await ranges.wait(pg, claimed, seconds=seconds, reason=reason, failures=failures)
-        return False
+        return _Outcome()
 
     async def _delay(
         self,
@@ -218,10 +272,9 @@ class Snapshotter:
         account: Account,
         request: Request,
         answer: Delayed,
-    ) -> bool:
+    ) -> _Outcome:
         """A page is asked for until it succeeds or fails for good; the range shows the wait."""
-        shared = self._shared
-        shared.counters.unanswered[answer.verdict] += 1
+        self._shared.counters.unanswered[answer.verdict] += 1
         reason, failures = str(answer), claimed.failures + 1
         if answer.verdict == "unusable":
             reason = answer.message  # without the id of the request, so that it can recur
@@ -229,8 +282,6 @@ class Snapshotter:
             if failures > _STALLS:
                 return await self._fail(pg, claimed, reason)
         limited = answer.verdict == "rate_limited"
-        if limited:
-            await shared.slow_down(account, request.path, answer.limit_reason)
         seconds = _backoff(failures)
         seconds = max(seconds, min(answer.retry_after or 0.0, _LONGEST_WAIT_SECONDS))
         await ranges.wait(
@@ -245,7 +296,9 @@ class Snapshotter:
             seconds=round(seconds, 1),
             failures=failures,
         )
-        return False
+        if limited:
+            return _Outcome(too_fast=(account.rate_key, request.path, answer.limit_reason))
+        return _Outcome()
 
     async def _refuse(
         self,
@@ -255,12 +308,12 @@ class Snapshotter:
         account: Account,
         request: Request,
         answer: Refused,
-    ) -> bool:
+    ) -> _Outcome:
         counters = self._shared.counters
         counters.unanswered[answer.verdict] += 1
         if answer.scope == "cursor":
             await ranges.reposition(pg, claimed, after_loss(claimed, request, listing))
-            return False
+            return _Outcome()
         if answer.scope == "snapshot":
             name = account.config.name
             fix = f"`relay source update {name} --stripe-api-key …` and resume the snapshot"
@@ -268,10 +321,10 @@ class Snapshotter:
         if claimed.parents and listing.parent and answer.param == listing.parent.parameter:
             step = next_parent(claimed, claimed.at)  # it was deleted, and its list with it
             await ranges.reposition(pg, claimed, step)
-            return step.done
+            return _Outcome(ended=step.done)
         return await self._fail(pg, claimed, str(answer))
 
-    async def _fail(self, pg: asyncpg.Connection, claimed: Range, reason: str) -> bool:
+    async def _fail(self, pg: asyncpg.Connection, claimed: Range, reason: str) -> _Outcome:
         """Give a resource up; the others of its snapshot go on."""
         self._shared.counters.failures += 1
         _log.error(
@@ -281,14 +334,14 @@ class Snapshotter:
             error=reason,
         )
         await ranges.fail_resource(pg, claimed, reason)
-        return True
+        return _Outcome(ended=True)
 
-    async def _give_up(self, pg: asyncpg.Connection, claimed: Range, reason: str) -> bool:
+    async def _give_up(self, pg: asyncpg.Connection, claimed: Range, reason: str) -> _Outcome:
         self._shared.counters.failures += 1
         _log.error("snapshotter.failed", snapshot=claimed.snapshot_id, error=reason)
         await ranges.fail_snapshot(pg, claimed, reason)
         await ranges.fail_resource(pg, claimed, reason)
-        return True
+        return _Outcome(ended=True)
 
     async def _close_snapshots(self) -> None:
         async with (
@@ -300,13 +353,20 @@ class Snapshotter:
             _log.info("snapshotter.ended", snapshot=snapshot_id, state=state)
 
 
-def _no_more(claimed: Range, source: str, listing: Listing | None) -> str:
+def _listing(claimed: Range, source: SourceConfig) -> Listing | None:
+    """How to list what a range reads, unless its source was changed so that it cannot be read."""
+    if {ALL_RESOURCES, claimed.resource} & set(source.resources):
+        return listing_of(claimed.resource, source.route_by)
+    return None
+
+
+def _no_more(claimed: Range, source: SourceConfig) -> str:
     """Why a resource cannot be read since its source was changed."""
-    if listing is None:
+    if listing_of(claimed.resource, source.route_by) is None:
         return f"{claimed.resource} cannot be listed: was the routing changed?"
     return (
-        f"{claimed.resource} is not in the schema of source {source} any more: add it with"
-        f" `relay source update {source} --schema …` and resume the snapshot"
+        f"{claimed.resource} is not in the schema of source {source.name} any more: add it with"
+        f" `relay source update {source.name} --schema …` and resume the snapshot"
     )
 
 

@@ -1,4 +1,4 @@
-"""The work of snapshots: ranges that are claimed, read a page further and given back.
+"""The work of snapshots: ranges that are taken up, claimed, read a page further and given back.
 
 A range that is locked belongs to the transaction that locked it: the page's rows, the cursor and
 the counts are committed together, and a process that dies lets go of its ranges where they stood
@@ -44,9 +44,7 @@ class Range(msgspec.Struct, frozen=True, kw_only=True):
     readers: int
 
 
-# The one that has waited longest, so that all resources and snapshots get their turn. A wait that
-# begins in the future was written before the server's clock was set back.
-_CLAIM = """
+_SELECT = """
 SELECT g.id, g.snapshot_id, n.source_id, g.resource, g.pass, g.created_from, g.created_until,
        g.cursor, g.last_created, g.failures, g.last_error, g.parents, g.parents_cursor,
        g.parents_done, n.api_version, n.livemode, n.created_after, n.created_before, n.window_until,
@@ -55,10 +53,26 @@ SELECT g.id, g.snapshot_id, n.source_id, g.resource, g.pass, g.created_from, g.c
           AND o.state = 'running') AS readers
 FROM relay.snapshot_range g JOIN relay.snapshot n ON n.id = g.snapshot_id
 WHERE g.state = 'running' AND n.state = 'running'
-  AND (g.wait_until IS NULL OR clock_timestamp() NOT BETWEEN g.updated_at AND g.wait_until)
-ORDER BY g.updated_at NULLS FIRST, g.id LIMIT 1
-FOR NO KEY UPDATE OF g SKIP LOCKED
 """
+
+# The one that has waited longest, so that all resources and snapshots get their turn. A wait that
+# begins in the future was written before the server's clock was set back.
+_TAKE_UP = f"""
+WITH next AS MATERIALIZED (
+    {_SELECT}
+      AND (g.wait_until IS NULL OR clock_timestamp() NOT BETWEEN g.updated_at AND g.wait_until)
+    ORDER BY g.updated_at NULLS FIRST, g.id LIMIT 1
+    FOR NO KEY UPDATE OF g SKIP LOCKED
+), taken AS (
+    UPDATE relay.snapshot_range g
+    SET wait_until = clock_timestamp() + make_interval(secs => $1), wait_reason = NULL,
+        updated_at = clock_timestamp()
+    FROM next WHERE g.id = next.id
+)
+SELECT * FROM next
+"""  # noqa: S608 - a constant of ours
+
+_CLAIM = f"{_SELECT} AND g.id = $1 FOR NO KEY UPDATE OF g SKIP LOCKED"
 
 BEGIN = (
     "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;"
@@ -67,11 +81,33 @@ BEGIN = (
 )
 
 
-async def claim(pg: asyncpg.Connection) -> Range | None:
-    """Lock a range that can be read on, for as long as the caller's transaction lasts."""
-    row = await pg.fetchrow(_CLAIM)
-    if row is None:
-        return None
+_BEGIN_UNSYNCED = (
+    "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;SET LOCAL synchronous_commit = off"
+)
+
+
+async def take_up(pg: asyncpg.Connection, seconds: float) -> Range | None:
+    """The next range that can be read on, kept from everybody else's `take_up` for so long.
+
+    Time to wait for a turn at Stripe without holding a transaction; `claim` is what locks it. It
+    need not survive a crash of the server.
+    """
+    await pg.execute(_BEGIN_UNSYNCED)
+    row = await pg.fetchrow(_TAKE_UP, seconds)
+    await pg.execute("COMMIT")
+    return None if row is None else _range(row)
+
+
+async def claim(pg: asyncpg.Connection, range_id: int) -> Range | None:
+    """Lock a range as it stands now, for as long as the caller's transaction lasts.
+
+    None when somebody else has it, or when it is not to be read any more.
+    """
+    row = await pg.fetchrow(_CLAIM, range_id)
+    return None if row is None else _range(row)
+
+
+def _range(row: asyncpg.Record) -> Range:
     parents = row["parents"]
     until = row["created_until"] or row["window_until"]
     return Range(
@@ -189,7 +225,7 @@ async def reposition(pg: asyncpg.Connection, claimed: Range, step: Step) -> None
         SET created_until = $2, cursor = $3, parents = $4, parents_cursor = $5,
             state = CASE WHEN $6 THEN 'finished' ELSE state END,
             finished_at = CASE WHEN $6 THEN clock_timestamp() END,
-            updated_at = clock_timestamp()
+            updated_at = clock_timestamp(), wait_until = NULL, wait_reason = NULL
         WHERE id = $1
         """,
         claimed.id,
@@ -216,20 +252,15 @@ async def wait(
     *,
     seconds: float,
     reason: str,
-    failures: int | None,
+    failures: int,
     limited: bool = False,
 ) -> None:
-    """Have a claimed range rest: after a failed request, or because its turn is later.
-
-    ``failures`` is the new number of failures at the page in hand; None for no failure.
-    """
+    """Have a claimed range rest after a failed request; ``failures`` is their new number."""
     await pg.execute(
         """
         UPDATE relay.snapshot_range
         SET wait_until = clock_timestamp() + make_interval(secs => $2), wait_reason = $3,
-            failures = coalesce($4, failures),
-            limited = limited + $5::boolean::integer,
-            last_error = CASE WHEN $4::integer IS NULL THEN last_error ELSE $3 END,
+            failures = $4, limited = limited + $5::boolean::integer, last_error = $3,
             started_at = coalesce(started_at, clock_timestamp()), updated_at = clock_timestamp()
         WHERE id = $1
         """,
@@ -238,6 +269,20 @@ async def wait(
         storable(reason),
         failures,
         limited,
+    )
+
+
+async def wait_for_turn(pg: asyncpg.Connection, range_id: int, seconds: float) -> None:
+    """Have a range rest that was taken up or claimed, because the rate has no turn for it yet."""
+    await pg.execute(
+        """
+        UPDATE relay.snapshot_range
+        SET wait_until = clock_timestamp() + make_interval(secs => $2),
+            wait_reason = 'its turn by the rate limit', updated_at = clock_timestamp()
+        WHERE id = $1
+        """,
+        range_id,
+        seconds,
     )
 
 

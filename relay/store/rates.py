@@ -16,6 +16,8 @@ from collections.abc import Mapping, Sequence
 
 import asyncpg
 
+from relay.store.engine import READ_COMMITTED
+
 ALL_ENDPOINTS = ""
 """The endpoint that stands for all of an account together."""
 
@@ -75,23 +77,28 @@ async def reserve(
     ``rates`` are requests a second by endpoint, the one for all of them included. The clocks must
     exist (``prepare``), and ``pg`` is not in a transaction.
     """
-    seconds: float = await pg.fetchval(
-        _RESERVE, account, list(rates), list(rates.values()), most_seconds
-    )
-    return seconds
+    while True:
+        try:
+            seconds: float = await pg.fetchval(
+                _RESERVE, account, list(rates), list(rates.values()), most_seconds
+            )
+        except asyncpg.SerializationError:
+            continue  # the server's default is stricter than READ COMMITTED; others were faster
+        return seconds
 
 
 async def slow_down(pg: asyncpg.Connection, account: str, endpoint: str) -> None:
     """Lower a rate, because Stripe refused a request; once a second at most."""
-    await pg.execute(
-        f"""
-        UPDATE relay.api_rate r
-        SET factor = greatest({_PRESENT_FACTOR} * {_SLOWER}, {_SLOWEST}),
-            slowed_at = clock_timestamp()
-        WHERE account = $1 AND endpoint = $2
-          AND (r.factor = 1 OR clock_timestamp() NOT BETWEEN r.slowed_at
-                                                        AND r.slowed_at + interval '1 second')
-        """,  # noqa: S608 - constants of ours
-        account,
-        endpoint,
-    )
+    async with pg.transaction(isolation=READ_COMMITTED):
+        await pg.execute(
+            f"""
+            UPDATE relay.api_rate r
+            SET factor = greatest({_PRESENT_FACTOR} * {_SLOWER}, {_SLOWEST}),
+                slowed_at = clock_timestamp()
+            WHERE account = $1 AND endpoint = $2
+              AND (r.factor = 1 OR clock_timestamp() NOT BETWEEN r.slowed_at
+                                                            AND r.slowed_at + interval '1 second')
+            """,  # noqa: S608 - constants of ours
+            account,
+            endpoint,
+        )

@@ -125,14 +125,17 @@ async def progress(connection: AsyncConnection, snapshot_id: str) -> list[dict[s
                        sum(limited)::bigint AS limited, count(*) AS ranges,
                        count(*) FILTER (WHERE state = 'running') AS open_ranges,
                        (array_agg(wait_reason ORDER BY wait_until)
-                            FILTER (WHERE wait_until > clock_timestamp()))[1] AS waits_for,
-                       min(wait_until) FILTER (WHERE wait_until > clock_timestamp()) AS wait_until,
+                            FILTER (WHERE waits))[1] AS waits_for,
+                       min(wait_until) FILTER (WHERE waits) AS wait_until,
                        extract(epoch FROM max(created_until)
                            - min(coalesce(created_from, oldest)))::float8 AS window_seconds,
                        coalesce(sum(extract(epoch FROM coalesce(last_created, created_until)
                                 - coalesce(created_from, oldest)))
                            FILTER (WHERE state <> 'finished'), 0)::float8 AS unread_seconds
-                FROM relay.snapshot_range, to_timestamp(:oldest) AS oldest
+                FROM relay.snapshot_range, to_timestamp(:oldest) AS oldest,
+                     LATERAL (  -- one without a reason is being read
+                         SELECT wait_until > clock_timestamp() AND wait_reason IS NOT NULL AS waits
+                     ) w
                 WHERE snapshot_id = :id GROUP BY snapshot_id, resource
             ) g ON g.snapshot_id = p.snapshot_id AND g.resource = p.resource
             WHERE p.snapshot_id = :id ORDER BY p.resource

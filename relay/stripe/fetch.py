@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
@@ -24,18 +25,19 @@ async def fetch_page(
     path: str,
     parameters: Sequence[tuple[str, str]] = (),
     *,
-    admit: Callable[[], Awaitable[None]],
+    admit: Callable[[int], Awaitable[None]],
     created_field: str = "created",
 ) -> Answer:
     """The answer to a request for a page, or to one of two repetitions of it.
 
     Repeated, with full jitter, is what fails for a moment: a conflict, a lock, an error of the
     server or of the way to it. A rate limit and a time-out are not: what lasts longer is for the
-    caller to wait for. ``admit`` is awaited before each request.
+    caller to wait for. ``admit`` is awaited before each request with how many came before it.
     """
+    requests = itertools.count()
 
     async def ask() -> Answer:
-        await admit()
+        await admit(next(requests))
         return await api.list_page(path, parameters, created_field=created_field)
 
     retrying = AsyncRetrying(

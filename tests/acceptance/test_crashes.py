@@ -149,6 +149,7 @@ class FaultWatch:
 
     def __init__(self, pg: asyncpg.Connection) -> None:
         self._pg = pg
+        self._looking = asyncio.Lock()  # a connection does one thing at a time
         self.lost: set[str] = set()
         self.processes: set[str] = set()
         self.put_aside: set[str] = set()
@@ -159,6 +160,10 @@ class FaultWatch:
             await asyncio.sleep(0.25)
 
     async def look(self) -> None:
+        async with self._looking:
+            await self._look()
+
+    async def _look(self) -> None:
         lost = await self._pg.fetch(
             """
             SELECT n.process_id, i.event_id FROM relay.batch_note n

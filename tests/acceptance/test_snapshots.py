@@ -42,18 +42,18 @@ SECRET = "whsec_" + "s" * 32
 _READ = "SELECT coalesce(sum(pages), 0)::bigint FROM relay.snapshot_range"
 _STATE = "SELECT state FROM relay.snapshots WHERE id = $1"
 _STORED = """
-SELECT e.object_id, e.state, e.skip_reason, e.event_created,
-       (SELECT max(live.event_created) FROM relay.events live
-        WHERE live.object_id = e.object_id AND live.origin = 'webhook') AS live
-FROM relay.events e WHERE e.origin = 'snapshot'
+WITH live AS MATERIALIZED (
+    SELECT object_id, max(event_created) AS changed FROM relay.events
+    WHERE origin = 'webhook' GROUP BY object_id
+)
+SELECT e.object_id, e.state, e.skip_reason, e.event_created, live.changed AS live
+FROM relay.events e LEFT JOIN live USING (object_id) WHERE e.origin = 'snapshot'
 """
 
 
 async def test_nothing_is_missing_after_thirty_kills(
     database_url: str, direct_url: str, kafka: str, topic_prefix: str, tmp_path: Path
 ) -> None:
-    if database_url != direct_url:
-        pytest.skip("readers of three processes wait for each other in a pool of eight")
     seed = int(os.environ.get("RELAY_TEST_SEED", time.time_ns() % 10**9))
     rng = random.Random(seed)
     print(f"RELAY_TEST_SEED={seed}")

@@ -213,8 +213,9 @@ async def test_a_page_in_hand_leaves_nothing_behind_in_a_deleted_source(
 ) -> None:
     await relay("snapshot", "start", "shop", "customer", **api)
     async with database.driver() as pg:
+        range_id = await pg.fetchval("SELECT id FROM relay.snapshot_range")
         await pg.execute(ranges.BEGIN.format(idle_ms=30_000))
-        claimed = await ranges.claim(pg)
+        claimed = await ranges.claim(pg, range_id)
         assert claimed is not None
         deleting = asyncio.create_task(relay("source", "delete", "shop", "--discard-pending"))
         while not await pg.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):

@@ -21,7 +21,7 @@ async def world(database: Database) -> AsyncIterator[World]:
 @pytest.fixture
 def unlimited(monkeypatch: pytest.MonkeyPatch) -> None:
     """For tests that are not about the rate."""
-    monkeypatch.setattr("relay.snapshotter.shared.ENDPOINT_RATE", 10_000.0)
+    monkeypatch.setattr("relay.snapshotter.turns.ENDPOINT_RATE", 10_000.0)
     monkeypatch.setattr(
-        "relay.snapshotter.shared.ACCOUNT_RATE", {"live": 10_000.0, "test": 10_000.0}
+        "relay.snapshotter.turns.ACCOUNT_RATE", {"live": 10_000.0, "test": 10_000.0}
     )

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import text
 
 from relay.core.errors import ConfigError
-from relay.dev.stripe_api import FakeStripe, Limits
+from relay.dev.stripe_api import FakeStripe, Fault, Limits
 from relay.snapshotter import Snapshotter, Upkeep
 from relay.store import ranges, rates
 from relay.store.engine import Database
@@ -58,8 +58,7 @@ async def test_a_pause_waits_for_the_page_in_hand(world: World, database: Databa
         config = await world.add_source(fake)
         snapshot_id = await world.start(config)
         async with database.driver() as pg:
-            await pg.execute(ranges.BEGIN.format(idle_ms=30_000))
-            assert await ranges.claim(pg) is not None
+            await world.hold(pg, snapshot_id)
             pausing = asyncio.create_task(world.change(snapshot_id, "pause"))
             done, _ = await asyncio.wait({pausing}, timeout=0.2)
             assert not done
@@ -74,9 +73,7 @@ async def test_a_range_that_is_split_off_meanwhile_is_cancelled_too(
         config = await world.add_source(fake)
         snapshot_id = await world.start(config)
         async with database.driver() as pg:
-            await pg.execute(ranges.BEGIN.format(idle_ms=30_000))
-            claimed = await ranges.claim(pg)
-            assert claimed is not None
+            claimed = await world.hold(pg, snapshot_id)
             cancelling = asyncio.create_task(world.change(snapshot_id, "cancel"))
             done, _ = await asyncio.wait({cancelling}, timeout=0.2)
             assert not done
@@ -92,9 +89,7 @@ async def test_nothing_is_split_off_while_the_snapshot_is_changed(
     async with FakeStripe({"customer": 900}) as fake:
         snapshot_id = await world.start(await world.add_source(fake))
         async with database.driver() as pg, database.begin() as connection:
-            await pg.execute(ranges.BEGIN.format(idle_ms=30_000))
-            claimed = await ranges.claim(pg)
-            assert claimed is not None
+            claimed = await world.hold(pg, snapshot_id)
             await connection.execute(
                 text("UPDATE relay.snapshot SET state = 'paused' WHERE id = :id"),
                 {"id": snapshot_id},
@@ -204,8 +199,7 @@ async def test_a_frozen_reader_is_ended_and_its_range_read_on(
         config = await world.add_source(fake)
         snapshot_id = await world.start(config)
         async with database.driver() as frozen:
-            await frozen.execute(ranges.BEGIN.format(idle_ms=0))
-            assert await ranges.claim(frozen) is not None
+            await world.hold(frozen, snapshot_id, idle_ms=0)
             assert await Snapshotter(world.process()).run_once() == 0
             assert await Upkeep(world.process()).run_once() == 0
             world.settings = msgspec.structs.replace(world.settings, frozen_after_seconds=0.01)
@@ -218,3 +212,43 @@ async def test_a_frozen_reader_is_ended_and_its_range_read_on(
         world.settings = msgspec.structs.replace(world.settings, frozen_after_seconds=30.0)
         found = await world.read(snapshot_id)
         assert (found["state"], found["objects"]) == ("finished", 30)
+
+
+@pytest.mark.usefixtures("unlimited")
+async def test_one_connection_to_the_database_is_enough(
+    world: World, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever holds one does not wait for another: behind a pooler all may be held likewise."""
+    monkeypatch.setattr("relay.store.engine.MAX_OVERFLOW", 0)
+    monkeypatch.setattr("relay.snapshotter.turns.LONGEST_TURN_SECONDS", 0.1)
+    world.database = only = Database(database_url, pool_size=1)
+    faults = [Fault("endpoint-rate", times=3), Fault("error", times=3)]
+    async with FakeStripe({"customer": 500, "charge": 500}, faults=faults) as fake:
+        config = await world.add_source(fake, resources=("customer", "charge"))
+        try:
+            found = await world.read(await world.start(config), readers=4)
+        finally:
+            await only.close()
+        assert (found["state"], found["objects"]) == ("finished", 1000)
+        assert found["limited"] == fake.faults.happened["endpoint-rate"] == 3
+        assert fake.faults.happened["error"] == 3
+
+
+async def test_the_rate_is_kept_where_transactions_are_serializable_by_default(
+    database: Database, direct_url: str
+) -> None:
+    pg = await asyncpg.connect(direct_url)
+    name = await pg.fetchval("SELECT current_database()")
+    await pg.execute(f"ALTER DATABASE {name} SET default_transaction_isolation = 'serializable'")
+    await pg.close()
+    async with database.driver() as pg:
+        await rates.prepare(pg, "acct", ["/v1/charges"])
+    wanted = {rates.ALL_ENDPOINTS: 1e6, "/v1/charges": 1e6}
+
+    async def ask_often() -> None:
+        for _ in range(50):
+            async with database.driver() as pg:
+                await rates.reserve(pg, "acct", wanted, 1.0)
+                await rates.slow_down(pg, "acct", "/v1/charges")
+
+    await asyncio.gather(*[ask_often() for _ in range(8)])

@@ -290,4 +290,4 @@ async def test_a_wait_from_a_clock_that_was_set_back_is_over(
                 " wait_until = now() + $1::text::interval + interval '30 seconds'",
                 updated,
             )
-            assert (await ranges.claim(pg) is not None) is claimable
+            assert (await ranges.take_up(pg, 1.0) is not None) is claimable

@@ -7,6 +7,7 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
+import asyncpg
 import msgspec
 
 from relay.cli.snapshot_plan import Asked, plan
@@ -14,8 +15,9 @@ from relay.core.source import SourceConfig
 from relay.dev.stripe_api import FakeStripe
 from relay.settings import Settings
 from relay.snapshotter import Shared, Snapshotter, Upkeep
-from relay.store import snapshots, sources
+from relay.store import ranges, snapshots, sources
 from relay.store.engine import Database
+from relay.store.ranges import Range
 from relay.store.sealing import Seal, new_key
 
 
@@ -133,6 +135,16 @@ class World:
                 "SELECT * FROM relay.snapshot_range WHERE snapshot_id = $1 ORDER BY id", snapshot_id
             )
         return [dict(row) for row in rows]
+
+    async def hold(
+        self, pg: asyncpg.Connection, snapshot_id: str, *, idle_ms: int = 30_000
+    ) -> Range:
+        """Lock the only range of a snapshot, as a reader with a page in hand does."""
+        [row] = await self.ranges(snapshot_id)
+        await pg.execute(ranges.BEGIN.format(idle_ms=idle_ms))
+        claimed = await ranges.claim(pg, row["id"])
+        assert claimed is not None
+        return claimed
 
     async def close(self) -> None:
         for shared in self._all_shared:

@@ -11,8 +11,9 @@ CHARGES = "/v1/charges"
 
 
 async def fetch(fake: FakeStripe, admitted: list[int], path: str = CHARGES) -> Answer:
-    async def admit() -> None:
-        admitted.append(fake.traffic.requests())
+    async def admit(before: int) -> None:
+        assert before == fake.traffic.requests()
+        admitted.append(before)
 
     async with StripeApi(fake.url, fake.key) as api:
         return await fetch_page(api, path, admit=admit)
