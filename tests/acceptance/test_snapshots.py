@@ -137,7 +137,8 @@ async def change(port: int, webhook: Webhook, customers: list[str]) -> None:
     for number, customer in enumerate(customers):
         event = samples.sample(
             "customer.updated",
-            seed=int(time.time()) - samples.EPOCH,  # its creation: now
+            # Its creation: later than any page, so that it supersedes what is still to be read.
+            seed=int(time.time()) + 3600 - samples.EPOCH,
             event_id=f"evt_change{number}",
             object_id=customer,
             livemode=True,
