@@ -61,7 +61,13 @@ def _add_seals() -> None:
             "resume_xact",
             sa.BigInteger(),
             nullable=True,
-            comment="set while all rows are gone through",
+            comment="where to go on after all rows were gone through",
+        ),
+        sa.Column(
+            "walk",
+            sa.Boolean(),
+            nullable=False,
+            comment="made while all rows were gone through",
         ),
         sa.CheckConstraint(
             "octet_length(previous) = 32 AND octet_length(sha256) = 32",

@@ -98,7 +98,7 @@ def _write(call: Call, status: RevisionStatus) -> None:
 @common
 @coroutine
 async def housekeeping(call: Call) -> None:
-    """Do once what processes that own the schema do by themselves: partitions, retention, pruning, seals.
+    """Do once what processes that own the schema do by themselves: partitions, retention, seals.
 
     For cron, a systemd timer or a CronJob, where services run with lesser roles (`relay roles`):
     as a member of relay_migrator, once a day or more often.

@@ -76,6 +76,23 @@ class TopicReader:
             ]
         )
 
+    def assign_at(self, topic: str, partition: int, offset: int) -> None:
+        """Read one partition from an offset on, and nothing else."""
+        self._consumer.assign([TopicPartition(topic, partition, offset)])
+
+    def watermarks(self, topic: str, partition: int) -> tuple[int, int]:
+        """The first offset that Kafka still has, and the one after the last.
+
+        For the second, see ``ends``. Raises NoBrokerError.
+        """
+        try:
+            low, high = self._consumer.get_watermark_offsets(
+                TopicPartition(topic, partition), timeout=10.0
+            )
+        except KafkaException as error:
+            raise NoBrokerError(self._troubles.why()) from error
+        return int(low), int(high)
+
     def ends(self, topics: Mapping[str, int]) -> dict[tuple[str, int], int]:
         """The offset after the last record of each partition.
 

@@ -316,13 +316,15 @@ async def _complete_drop(pg: asyncpg.Connection, partition: Partition) -> bool:
     if not await _detach(pg, "receipt", partition):
         return False
     inbox, receipt = (f"relay.{parent}_{partition.suffix}" for parent in PARTITIONED)
-    # Written down in the same transaction: an audit asks who took these rows.
-    span = f"{partition.lower.isoformat()} {partition.upper.isoformat()}"
-    await pg.execute(
-        f"DROP TABLE IF EXISTS {inbox}; DROP TABLE IF EXISTS {receipt};"
-        " INSERT INTO relay.operator_log (who, action, target, reason)"
-        f" VALUES ('relay', '{DROPPED}', '{span}', 'the retention has passed')"
-    )
+    async with pg.transaction(isolation=READ_COMMITTED):
+        await pg.execute(f"DROP TABLE IF EXISTS {inbox}; DROP TABLE IF EXISTS {receipt}")
+        # An audit asks who took these rows.
+        await pg.execute(
+            "INSERT INTO relay.operator_log (who, action, target, reason)"
+            " VALUES ('relay', $1, $2, 'the retention has passed')",
+            DROPPED,
+            f"{partition.lower.isoformat()} {partition.upper.isoformat()}",
+        )
     return True
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
     Date,
@@ -32,7 +33,8 @@ seal = Table(
     # How far the sealing had come with it: no part of the hash, and no evidence.
     Column("cluster", BigInteger, nullable=False, comment="system identifier of the server"),
     Column("xact_until", BigInteger, nullable=False, comment="rows of transactions before it"),
-    Column("resume_xact", BigInteger, comment="set while all rows are gone through"),
+    Column("resume_xact", BigInteger, comment="where to go on after all rows were gone through"),
+    Column("walk", Boolean, nullable=False, comment="made while all rows were gone through"),
     CheckConstraint("octet_length(previous) = 32 AND octet_length(sha256) = 32", name="hashes"),
     CheckConstraint("cardinality(ids) = count AND octet_length(leaves) = 32 * count", name="rows"),
     CheckConstraint(

@@ -30,8 +30,8 @@ SEAL_ROWS = 1000
 ROUND_SEALS = 2000
 """After so many a round ends, and the next one goes on."""
 
-# Transactions looked at in one go: more and more while there is little to do in them, and never more
-# than these rows, unless one transaction alone has stored them.
+# Transactions looked at in one go: more and more while there is little to do in them, and never
+# more than these rows, unless one transaction alone has stored them.
 _FIRST_WIDTH = 64
 _STEP_ROWS = 4000
 _LAST_XACT = 2**63 - 1
@@ -112,7 +112,7 @@ async def seal_round(pg: asyncpg.Connection, *, limit: int = ROUND_SEALS) -> Sea
     if not saved and head is not None:
         # All rows were gone through without finding new ones: that is not to be done again.
         async with pg.transaction(isolation=READ_COMMITTED):
-            head = await _append(pg, head, None, place)
+            head = await _append(pg, head, None, place, walk=True)
     return Sealed(seals, rows, head)
 
 
@@ -154,7 +154,7 @@ async def _step(pg: asyncpg.Connection, place: _Place, width: int) -> _Step:
         async for batch in _read(pg, place.xact, until, complete):
             fresh = await _without_sealed(pg, batch)
             if fresh.rows:
-                head = await _append(pg, head, fresh, after)
+                head = await _append(pg, head, fresh, after, walk=place.resume is not None)
                 rows += len(fresh.rows)
                 seals += 1
     return _Step(after, until - place.xact, rows, seals, is_last)
@@ -222,7 +222,7 @@ async def _without_sealed(pg: asyncpg.Connection, batch: _Batch) -> _Batch:
 
 
 async def _append(
-    pg: asyncpg.Connection, head: Head | None, batch: _Batch | None, place: _Place
+    pg: asyncpg.Connection, head: Head | None, batch: _Batch | None, place: _Place, *, walk: bool
 ) -> Head:
     """Put one seal at the end of the chain; without rows it only says how far things are."""
     number = 1 if head is None else head.number + 1
@@ -239,8 +239,8 @@ async def _append(
     await pg.execute(
         """
         INSERT INTO relay.seal (number, previous, sha256, day, count, first_id, last_id, ids,
-            leaves, sealed_at, cluster, xact_until, resume_xact)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, clock_timestamp(), $10, $11, $12)
+            leaves, sealed_at, cluster, xact_until, resume_xact, walk)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, clock_timestamp(), $10, $11, $12, $13)
         """,
         number,
         previous,
@@ -254,6 +254,7 @@ async def _append(
         place.cluster,
         place.xact,
         place.resume,
+        walk,
     )
     return Head(number, digest)
 

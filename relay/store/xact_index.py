@@ -61,6 +61,4 @@ async def _build(pg: asyncpg.Connection, partition: str) -> None:
     async with pg.transaction(isolation=READ_COMMITTED):
         # Inserts wait behind us for as long as we wait, and no longer.
         await pg.execute("SET LOCAL lock_timeout = '500ms'")
-        await pg.execute(
-            f"ALTER INDEX relay.inbox_xact_id_idx ATTACH PARTITION relay.{index}"
-        )
+        await pg.execute(f"ALTER INDEX relay.inbox_xact_id_idx ATTACH PARTITION relay.{index}")
