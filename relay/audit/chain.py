@@ -53,7 +53,7 @@ async def follow(pg: asyncpg.Connection, expected: Sequence[Head], findings: Fin
         if row["count"]:
             days[row["day"]] += row["count"]
             if not row["walk"]:
-                if newest_day - _LATE_DAYS > row["day"]:
+                if row["day"] + _LATE_DAYS < newest_day:
                     late.add(row["number"])
                 newest_day = max(newest_day, row["day"])
         last = {name: row[name] for name in _KEPT}
