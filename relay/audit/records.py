@@ -171,7 +171,7 @@ class _Partition:
         async for record in self._read(topic, partition, at, high):
             await self._meet(record)
         while (receipt := self._receipts.of(topic, partition)) is not None:
-            self._miss(receipt)
+            await self._miss(receipt)
             await self._receipts.advance()
         await self._judge()
 
@@ -202,7 +202,7 @@ class _Partition:
             if receipt["offset"] > record.offset:
                 break
             if receipt["offset"] < record.offset:
-                self._miss(receipt)
+                await self._miss(receipt)
             else:
                 if is_named:
                     self._add("records", "two receipts name this record", record, receipt)
@@ -212,8 +212,11 @@ class _Partition:
         if not is_named and self._is_whole:
             await self._collect(_Found(record, None))
 
-    def _miss(self, receipt: Any) -> None:
-        if self._is_compacted:
+    async def _miss(self, receipt: Any) -> None:
+        topic, partition = receipt["topic"], receipt["partition"]
+        # The retention of the topic may have gone on while we read.
+        low, _ = await asyncio.to_thread(self._reader.watermarks, topic, partition)
+        if self._is_compacted or receipt["offset"] < low:
             self._findings.note("records_expired")
             return
         self._findings.look("records")
@@ -222,8 +225,8 @@ class _Partition:
             error="there is no record where its receipt says",
             inbox_id=receipt["inbox_id"],
             event_id=receipt["event_id"],
-            topic=receipt["topic"],
-            partition=receipt["partition"],
+            topic=topic,
+            partition=partition,
             offset=receipt["offset"],
         )
         self._findings.add(violation)

@@ -46,6 +46,8 @@ class TopicReader:
                     "enable.auto.commit": False,
                     "enable.partition.eof": False,
                     "allow.auto.create.topics": False,
+                    # Where the place to read from has gone meanwhile: on from what is left.
+                    "auto.offset.reset": "earliest",
                     "log_level": 0,
                     "error_cb": self._troubles.note,
                 }

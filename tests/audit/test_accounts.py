@@ -181,8 +181,7 @@ ORPHANS = {
     " skipped, produced_at) SELECT 7000000, received_at, 7000000, 0, 0, 0, 'unselected', now()",
     "dead letter": "INSERT INTO relay.dead_letter (source_id, inbox_id, received_at, event_id,"
     " error_code, error, attempts) SELECT source_id, 7000000, received_at, 'evt_no', 'x', '', 0",
-    "event key": "INSERT INTO relay.event_key"
-    " SELECT 'evt_no', source_id, 7000000, received_at",
+    "event key": "INSERT INTO relay.event_key SELECT 'evt_no', source_id, 7000000, received_at",
 }
 
 
@@ -212,9 +211,7 @@ async def test_only_one_source_and_only_from_a_day_on(inbox: Inbox, named: Named
         await inbox.audit(Scope(source="shopp"))
 
 
-async def test_many_pages(
-    inbox: Inbox, named: Named, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_many_pages(inbox: Inbox, named: Named, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is behind the first page is looked at as well."""
     monkeypatch.setattr(evidence, "_PAGE", evidence._PAGE.replace("LIMIT 2000", "LIMIT 3"))
     assert (await inbox.audit()).violations == ()

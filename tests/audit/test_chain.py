@@ -76,9 +76,7 @@ async def test_a_row_that_was_changed(inbox: Inbox, change: str) -> None:
     )
 
 
-async def test_a_row_that_was_removed_with_all_that_spoke_of_it(
-    inbox: Inbox, named: Named
-) -> None:
+async def test_a_row_that_was_removed_with_all_that_spoke_of_it(inbox: Inbox, named: Named) -> None:
     gone = inbox.ids["day 1"]
     number = await seal_of(inbox, "day 1")
     for table, column in (("inbox", "id"), ("event_key", "inbox_id"), ("receipt", "inbox_id")):
