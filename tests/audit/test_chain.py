@@ -58,7 +58,8 @@ CHANGES = {
     "the event id": "UPDATE relay.inbox SET event_id = 'evt_mine'",
     "received a moment later": "UPDATE relay.inbox"
     " SET received_at = received_at + interval '1 microsecond'",
-    "received on another day": "UPDATE relay.inbox SET received_at = received_at - interval '1 day'",
+    "received on another day": "UPDATE relay.inbox"
+    " SET received_at = received_at - interval '1 day'",
 }
 
 

@@ -1,4 +1,4 @@
-"""The topics, read back and compared: real records of a real forwarder, and what was done to them."""
+"""The topics, read back and compared: what a forwarder has sent, and what was done to it."""
 
 from __future__ import annotations
 
