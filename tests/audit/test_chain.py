@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
+from pathlib import Path
 
 import asyncpg
 import pytest
@@ -215,6 +217,25 @@ async def test_heads_from_before_the_first_kept_seal(inbox: Inbox) -> None:
     assert report.notes["heads_before_the_first_seal"] == 1
     report = await inbox.audit(Scope(expected=(Head(2, first),)))
     assert [(each.check, each.seal) for each in report.violations] == [("heads", 2)]
+
+
+# What docs/audit.md says
+
+
+async def test_the_sql_of_the_documentation_sees_the_same(inbox: Inbox) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "audit.md").read_text("utf-8")
+    seals, rows = re.findall(r"^```sql\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    assert await inbox.pg.fetch(seals) == []
+    assert await inbox.pg.fetch(rows) == []
+    await inbox.damage(f"{CHANGES['the event id']} WHERE id = $1", inbox.ids["day 2"])
+    await inbox.damage("DELETE FROM relay.inbox WHERE id = $1", inbox.ids["day 3"])
+    found = await inbox.pg.fetch(rows)
+    assert {row["id"] for row in found} == {inbox.ids["day 2"], inbox.ids["day 3"]}
+    number = await seal_of(inbox, "later")
+    await inbox.damage("UPDATE relay.seal SET day = day - 1 WHERE number = $1", number)
+    assert [row["number"] for row in await inbox.pg.fetch(seals)] == [number]
+    await inbox.damage("DELETE FROM relay.seal WHERE number = $1", number)
+    assert [row["number"] for row in await inbox.pg.fetch(seals)] == [number + 1]
 
 
 # Partitions

@@ -286,6 +286,22 @@ async def test_the_newest_seal_stays_when_all_is_gone(
     assert done.head.number == 2
 
 
+async def test_all_rows_are_gone_through_when_none_is_on_its_way_out(
+    pg: asyncpg.Connection, source_id: int
+) -> None:
+    """A drop that was begun may be taken back, when the retention was made longer meanwhile."""
+    (old, *_) = await past(pg, 8)
+    await store_at(pg, old.lower, source_id=source_id)
+    await store(pg, new_event(source_id))
+    mark = f"{partitions._DROP_MARK} {old.lower.isoformat()} {old.upper.isoformat()}"
+    await pg.execute(f"COMMENT ON TABLE relay.inbox_{old.suffix} IS '{mark}'")
+    await pg.execute(f"ALTER TABLE relay.inbox DETACH PARTITION relay.inbox_{old.suffix}")
+    assert (await seals.seal_round(pg)).rows == 0
+    await partitions.finish_drops(pg, retention_days=0)
+    assert (await seals.seal_round(pg)).rows == 2
+    await assert_all_sealed_once(pg)
+
+
 # The index
 
 
