@@ -143,7 +143,7 @@ async def look_for_partitions(
 class SealedRows:
     """Goes through the seals beside the inbox, both in the order of ids.
 
-    What of a seal was not seen yet stays in memory: seals overlap little.
+    What of a seal was not seen yet stays in memory: seals overlap little, and little was removed.
     """
 
     def __init__(
@@ -169,8 +169,7 @@ class SealedRows:
 
     async def compare(self, page: Sequence[Any]) -> None:
         """With the next rows of the inbox."""
-        last = page[-1]["id"]
-        await self._load(last)
+        await self._load(page[-1]["id"])
         for row in page:
             self._findings.look("rows")
             number, leaf = self._waiting.pop(row["id"], (None, b""))
@@ -184,12 +183,18 @@ class SealedRows:
                     seal=number,
                 )
                 self._findings.add(violation)
-        self._report_removed(last)
 
     async def finish(self) -> None:
         """What is left of the seals has no row."""
         await self._load(None)
-        self._report_removed(None)
+        for inbox_id, (number, _) in sorted(self._waiting.items()):
+            violation = Violation(
+                check="rows",
+                error="removed: it was sealed, and is not in the inbox",
+                inbox_id=inbox_id,
+                seal=number,
+            )
+            self._findings.add(violation)
 
     async def _load(self, last: int | None) -> None:
         """The seals that begin at or before an id; all of them without one."""
@@ -230,14 +235,3 @@ class SealedRows:
             return "slipped in: it is older than what is sealed, and in no seal"
         self._findings.note("rows_not_sealed_yet")
         return None
-
-    def _report_removed(self, last: int | None) -> None:
-        for inbox_id in sorted(each for each in self._waiting if last is None or each <= last):
-            number, _ = self._waiting.pop(inbox_id)
-            violation = Violation(
-                check="rows",
-                error="removed: it was sealed, and is not in the inbox",
-                inbox_id=inbox_id,
-                seal=number,
-            )
-            self._findings.add(violation)

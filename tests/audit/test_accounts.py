@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
+import asyncpg
 import pytest
 
 from relay.audit import Scope, audit
 from relay.core.errors import ConfigError
-from relay.store import evidence
+from relay.store import deadletters, evidence
 from relay.store.engine import Database
+from relay.store.events import Filter
 from tests.audit.conftest import Inbox, Named
-from tests.store.rows import deliver, new_event, store
+from tests.store.rows import OPERATOR, deliver, new_event, store
 from tests.support.logins import as_login
 
 
@@ -57,6 +60,23 @@ async def test_while_events_arrive_and_leave_nothing_is_wrong(inbox: Inbox) -> N
     over.set()
     assert await busy > 0
     assert [violation for report in reports for violation in report.violations] == []
+
+
+async def test_what_moves_while_it_is_looked_for_is_not_lost(
+    inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Replayed after the line was looked at, and before the dead letters are."""
+    look = evidence.dead
+
+    async def late(pg: asyncpg.Connection, ids: Sequence[int]) -> list[asyncpg.Record]:
+        async with inbox.database.begin() as connection:
+            letters = await deadletters.find_ids(connection, Filter())
+            await deadletters.replay(connection, letters, OPERATOR)
+        return await look(pg, ids)
+
+    monkeypatch.setattr(evidence, "dead", late)
+    assert (await inbox.audit()).violations == ()
+    assert await inbox.pg.fetchval("SELECT count(*) FROM relay.queue WHERE kind = 0") == 4
 
 
 LOST = {

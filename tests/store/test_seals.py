@@ -170,6 +170,22 @@ async def test_after_a_restore_elsewhere_it_goes_on(
     await assert_all_sealed_once(other)
     assert len(await sealed_ids(other)) == 12
     assert (await seals.seal_round(other)).rows == 0
+    # All rows are gone through once, and not for every new one.
+    walks = await pg.fetch("SELECT walk FROM relay.seal ORDER BY number DESC LIMIT 2")
+    assert [row["walk"] for row in walks] == [False, True]
+
+
+async def test_rows_of_another_cluster_that_seem_to_be_done(
+    pg: asyncpg.Connection, source_id: int
+) -> None:
+    """Stored there while the ids had not caught up yet, and sealed only after they had."""
+    await store(pg, new_event(source_id))
+    await seals.seal_round(pg)
+    (stored,) = await store(pg, new_event(source_id))
+    await pretend_a_restore(pg, f"UPDATE relay.inbox SET xact_id = 5 WHERE id = {stored}")
+    await pretend_a_restore(pg, _ELSEWHERE)
+    assert (await seals.seal_round(pg)).rows == 1
+    await assert_all_sealed_once(pg)
 
 
 async def test_old_ids_of_transactions_come_again(pg: asyncpg.Connection, source_id: int) -> None:
