@@ -14,13 +14,14 @@ from relay.store import ownership
 from relay.store.engine import Database
 from relay.store.partitions import is_partition_name
 from relay.store.schema import hold_migration_lock
+from relay.store.seal_table import SEAL_TABLES
 from relay.store.snapshot_tables import SNAPSHOT_TABLES
 from relay.store.tables import metadata
 
 DEPENDENT_OBJECTS = "2BP01"
 
-# The tables of both modules are in one collection.
-assert all(table.metadata is metadata for table in SNAPSHOT_TABLES)
+# The tables of all modules are in one collection.
+assert all(table.metadata is metadata for table in (*SNAPSHOT_TABLES, *SEAL_TABLES))
 
 
 def include_name(name: str | None, type_: str, _parent: Any) -> bool:

@@ -1,8 +1,8 @@
-"""Housekeeping: partitions ahead, retention, and the small rows that outlive them.
+"""Housekeeping: partitions ahead, retention, the small rows that outlive them, and seals.
 
 It runs in every process of any number of hosts, in one of them at a time. Dropping and deleting
 are the owner's alone: a process with a lesser role makes partitions and leaves the rest to
-`relay housekeeping`.
+`relay housekeeping`. Forwarders seal as well, for they may read what they seal.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import asyncpg
 import msgspec
 import structlog
 
-from relay.store import events, inbox, ownership, partitions
+from relay.store import events, inbox, ownership, partitions, seals, xact_index
 from relay.store.engine import READ_COMMITTED, Database
 
 _log = structlog.get_logger("relay.janitor")
@@ -24,16 +24,18 @@ _MAY_NOT_MAKE = (asyncpg.InsufficientPrivilegeError, asyncpg.UndefinedFunctionEr
 
 
 class Round(msgspec.Struct, frozen=True):
-    """What one round did. ``is_whole`` is False when this role may only make partitions."""
+    """What one round did. ``is_whole`` is False when this role may not drop and delete."""
 
     made: int
     dropped: int
     pruned: int
     discarded: int
+    sealed: int
     is_whole: bool
 
     @property
     def done(self) -> int:
+        """How many things there were to do; not the sealing, which has no end while rows come."""
         return self.made + self.dropped + self.pruned + self.discarded
 
 
@@ -69,15 +71,39 @@ class Janitor:
     async def _keep_house(self) -> Round:
         async with self._database.driver(_ROUND_SECONDS) as pg:
             made = await self._make(pg)
+            may_seal = await seals.may_seal(pg)
             if not await ownership.has_owners_rights(pg):
                 self._tell_once("janitor.leaves_the_rest")
-                return Round(made, 0, 0, 0, is_whole=False)
+                sealed = await self._seal(pg) if may_seal else 0
+                return Round(made, 0, 0, 0, sealed, is_whole=False)
             dropped = await self._drop(pg)
             pruned = await partitions.prune(pg, retention_days=self._retention_days)
             pruned += await inbox.prune_refused(pg)
+            sealed = 0
+            if may_seal:
+                pruned += await seals.prune(pg)
+                await xact_index.complete(pg)
+                sealed = await self._seal(pg)
         async with self._database.begin() as connection:
             discarded = await events.discard_deleted_sources(connection)
-        return Round(made, dropped, pruned, discarded, is_whole=True)
+        return Round(made, dropped, pruned, discarded, sealed, is_whole=True)
+
+    async def _seal(self, pg: asyncpg.Connection) -> int:
+        """How many rows are sealed now that were not before."""
+        if not await xact_index.is_complete(pg):
+            # Without the index each look would read whole partitions.
+            self._tell_once("janitor.seals_wait_for_an_index")
+            return 0
+        done = await seals.seal_round(pg)
+        if done.rows and done.head is not None:
+            # Whoever owns the database could make another chain. Not another log.
+            _log.info(
+                "janitor.sealed",
+                number=done.head.number,
+                head=done.head.sha256.hex(),
+                rows=done.rows,
+            )
+        return done.rows
 
     async def _make(self, pg: asyncpg.Connection) -> int:
         try:

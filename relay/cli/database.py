@@ -94,11 +94,11 @@ def _write(call: Call, status: RevisionStatus) -> None:
         say(f"the schema is at revision {status.revision}")
 
 
-@click.command(short_help="Partitions ahead, retention and pruning, once.")
+@click.command(short_help="Partitions ahead, retention, pruning and seals, once.")
 @common
 @coroutine
 async def housekeeping(call: Call) -> None:
-    """Do once what processes that own the schema do by themselves: partitions, retention, pruning.
+    """Do once what processes that own the schema do by themselves: partitions, retention, seals.
 
     For cron, a systemd timer or a CronJob, where services run with lesser roles (`relay roles`):
     as a member of relay_migrator, once a day or more often.
@@ -109,7 +109,8 @@ async def housekeeping(call: Call) -> None:
     from relay.store.partitions import count_overdue
 
     days = call.settings.retention_days
-    total = {"partitions_made": 0, "partitions_dropped": 0, "rows_pruned": 0, "sources_cleared": 0}
+    names = ("partitions_made", "partitions_dropped", "rows_pruned", "sources_cleared")
+    total = dict.fromkeys((*names, "rows_sealed"), 0)
     async with call.database() as database:
         janitor = Janitor(database, retention_days=days)
         while True:
@@ -119,7 +120,7 @@ async def housekeeping(call: Call) -> None:
                 raise Failure(
                     f"another process has kept house for {_PATIENCE_SECONDS:.0f} s: try again later"
                 ) from error
-            counts = (done.made, done.dropped, done.pruned, done.discarded)
+            counts = (done.made, done.dropped, done.pruned, done.discarded, done.sealed)
             for name, count in zip(total, counts, strict=True):
                 total[name] += count
             if not done.done or not done.is_whole:

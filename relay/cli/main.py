@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from relay.cli import (
+    audit,
     database,
     development,
     dlq,
@@ -67,6 +68,7 @@ for command in (
     dlq.dlq,
     status.status,
     tail.tail,
+    audit.audit,
     doctor.doctor,
     keys.encryption_key,
 ):

@@ -46,6 +46,8 @@ class TopicReader:
                     "enable.auto.commit": False,
                     "enable.partition.eof": False,
                     "allow.auto.create.topics": False,
+                    # Where the place to read from has gone meanwhile: on from what is left.
+                    "auto.offset.reset": "earliest",
                     "log_level": 0,
                     "error_cb": self._troubles.note,
                 }
@@ -75,6 +77,23 @@ class TopicReader:
                 for partition in range(count)
             ]
         )
+
+    def assign_at(self, topic: str, partition: int, offset: int) -> None:
+        """Read one partition from an offset on, and nothing else."""
+        self._consumer.assign([TopicPartition(topic, partition, offset)])
+
+    def watermarks(self, topic: str, partition: int) -> tuple[int, int]:
+        """The first offset that Kafka still has, and the one after the last.
+
+        For the second, see ``ends``. Raises NoBrokerError.
+        """
+        try:
+            low, high = self._consumer.get_watermark_offsets(
+                TopicPartition(topic, partition), timeout=10.0
+            )
+        except KafkaException as error:
+            raise NoBrokerError(self._troubles.why()) from error
+        return int(low), int(high)
 
     def ends(self, topics: Mapping[str, int]) -> dict[tuple[str, int], int]:
         """The offset after the last record of each partition.

@@ -28,6 +28,9 @@ INLINE_BYTES = 8160
 # dropped later, and never a partition that somebody detached by hand to keep it.
 _DROP_MARK = "relay: retention has passed"
 
+DROPPED = "partition.drop"
+"""The word for it in the operator log; the target is where it began and ended."""
+
 # DETACH waits for every transaction that has seen the table, a forgotten one for days, and nobody
 # can attach a partition meanwhile. After this long it is left for the next round.
 DETACH_SECONDS = 20.0
@@ -195,7 +198,7 @@ async def find_droppable(
     PostgreSQL refuses to detach a second partition.
     """
     due = await _due(pg, retention_days, now)
-    if due is None or await _marked(pg):
+    if due is None or await list_marked(pg):
         return []
     return [
         partition
@@ -274,7 +277,7 @@ async def finish_drops(
     """
     due = await _due(pg, retention_days, now)
     dropped = 0
-    for partition in await _marked(pg):
+    for partition in await list_marked(pg):
         if due is None or partition.upper > due:
             await _restore(pg, partition)
         elif await _complete_drop(pg, partition):
@@ -282,7 +285,7 @@ async def finish_drops(
     return dropped
 
 
-async def _marked(pg: asyncpg.Connection) -> list[Partition]:
+async def list_marked(pg: asyncpg.Connection) -> list[Partition]:
     """The partitions of which a drop was begun, attached still or not."""
     marked = await pg.fetch(
         """
@@ -313,7 +316,15 @@ async def _complete_drop(pg: asyncpg.Connection, partition: Partition) -> bool:
     if not await _detach(pg, "receipt", partition):
         return False
     inbox, receipt = (f"relay.{parent}_{partition.suffix}" for parent in PARTITIONED)
-    await pg.execute(f"DROP TABLE IF EXISTS {inbox}; DROP TABLE IF EXISTS {receipt}")
+    async with pg.transaction(isolation=READ_COMMITTED):
+        await pg.execute(f"DROP TABLE IF EXISTS {inbox}; DROP TABLE IF EXISTS {receipt}")
+        # An audit asks who took these rows.
+        await pg.execute(
+            "INSERT INTO relay.operator_log (who, action, target, reason)"
+            " VALUES ('relay', $1, $2, 'the retention has passed')",
+            DROPPED,
+            f"{partition.lower.isoformat()} {partition.upper.isoformat()}",
+        )
     return True
 
 
@@ -363,7 +374,7 @@ async def prune(pg: asyncpg.Connection, *, retention_days: int) -> int:
     Event keys stay for 35 days at least, longer than Stripe resends an event. At most 10,000 rows
     of each kind a call.
     """
-    kept = await list_partitions(pg) + await _marked(pg)
+    kept = await list_partitions(pg) + await list_marked(pg)
     if retention_days <= 0 or not kept:
         return 0
     edge = min(partition.lower for partition in kept)

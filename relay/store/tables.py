@@ -154,6 +154,13 @@ inbox = Table(
         postgresql_using="brin",
         postgresql_with={"pages_per_range": "512", "autosummarize": "on"},
     ),
+    # For what is to be sealed next, see relay.store.seals; transactions come in this order.
+    Index(
+        "inbox_xact_id_idx",
+        "xact_id",
+        postgresql_using="brin",
+        postgresql_with={"pages_per_range": "512", "autosummarize": "on"},
+    ),
     comment="What was received, byte for byte. Append-only: rows are never updated.",
     postgresql_partition_by="RANGE (received_at)",
 )

@@ -84,6 +84,7 @@ async def test_housekeeping_is_for_the_migrator(database_url: str, database: Dat
         "partitions_made": 0,
         "partitions_dropped": 5,
         "rows_pruned": 0,
+        "rows_sealed": 0,
         "sources_cleared": 0,
         "partitions_overdue": 0,
         "complete": True,

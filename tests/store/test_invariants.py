@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any
 
 import asyncpg
@@ -142,6 +142,20 @@ VALID: dict[str, dict[str, Any]] = {
     "snapshot_range": {"snapshot_id": "SNAPSHOT", "resource": "customer", "state": "running"},
     "api_rate": {"account": "a", "endpoint": "/v1/customers"},
     "compatibility": {"revision": 1, "min_compatible": 1},
+    "seal": {
+        "number": 1,
+        "previous": b"x" * 32,
+        "sha256": b"y" * 32,
+        "day": date(2026, 11, 26),
+        "count": 2,
+        "first_id": 1,
+        "last_id": 2,
+        "ids": [1, 2],
+        "leaves": b"z" * 64,
+        "cluster": -1,
+        "xact_until": 700,
+        "walk": False,
+    },
 }
 
 SKIP = {"topic": None, "partition": None, "offset": None, "key": None, "skipped": "discarded"}
@@ -218,6 +232,9 @@ BROKEN: dict[str, tuple[str, list[dict[str, Any]]]] = {
     "compatibility_singleton_check": ("compatibility", [{"singleton": False}]),
     "compatibility_order_check": ("compatibility", [{"min_compatible": 2}]),
     "compatibility_pkey": ("compatibility", [{}]),
+    "seal_hashes_check": ("seal", [{"previous": b""}, {"sha256": b"y" * 31}]),
+    "seal_rows_check": ("seal", [{"count": 1}, {"leaves": b"z" * 32}, {"ids": [1]}]),
+    "seal_ends_check": ("seal", [{"first_id": None}, {"last_id": None}]),
 }
 
 

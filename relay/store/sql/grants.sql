@@ -10,10 +10,10 @@ BEGIN
         RETURN;
     END IF;
     SELECT revision INTO present FROM relay.compatibility;
-    IF present < 3 THEN
+    IF present < 4 THEN
         RETURN;
-    ELSIF present > 3 THEN
-        RAISE EXCEPTION 'the schema is at revision %, and these grants are for revision 3', present
+    ELSIF present > 4 THEN
+        RAISE EXCEPTION 'the schema is at revision %, and these grants are for revision 4', present
             USING ERRCODE = 'object_not_in_prerequisite_state',
                   HINT = 'Take them from the release that has migrated it.';
     END IF;
@@ -65,6 +65,8 @@ BEGIN
     GRANT SELECT, INSERT ON relay.dead_letter TO relay_forwarder;
     GRANT UPDATE (halted_at, halted_code, halted_error, halted_number)
         ON relay.source TO relay_forwarder;
+    -- It seals what it may read anyway; a seal can be added and never changed.
+    GRANT SELECT, INSERT ON relay.seal TO relay_forwarder;
     -- To lock a row takes a right to change it; nobody changes this one.
     GRANT SELECT, UPDATE (lane) ON relay.lane TO relay_forwarder, relay_admin;
 
@@ -91,7 +93,7 @@ BEGIN
     GRANT SELECT, UPDATE (replayed_at, discarded_at) ON relay.dead_letter TO relay_admin;
     GRANT SELECT, INSERT ON relay.receipt, relay.operator_log TO relay_admin;
     GRANT SELECT ON relay.inbox, relay.event_key, relay.batch_note, relay.attempt, relay.api_rate,
-        relay.completeness_check TO relay_admin;
+        relay.completeness_check, relay.seal TO relay_admin;
     GRANT SELECT, INSERT, UPDATE (state, finished_at, last_error) ON relay.snapshot TO relay_admin;
     GRANT SELECT, INSERT, UPDATE (state, failures, wait_until, wait_reason, updated_at, last_error)
         ON relay.snapshot_range TO relay_admin;
@@ -103,5 +105,15 @@ BEGIN
     GRANT EXECUTE ON FUNCTION relay.body(bigint), relay.body_text(bigint), relay.readable(bytea)
         TO relay_auditor, relay_admin;
     -- So that `relay events list --source NAME` can tell a name that there never was.
-    GRANT SELECT (name) ON relay.source TO relay_auditor;
+    GRANT SELECT (id, name) ON relay.source TO relay_auditor;
+    -- `relay audit`: what is stored about every event, but not the bodies and signatures themselves.
+    GRANT SELECT (id, received_at, source_id, event_id, event_type, object_type, object_id, account,
+            livemode, api_version, event_created, origin, body_sha256, xact_id)
+        ON relay.inbox TO relay_auditor;
+    GRANT SELECT (source_id, number, inbox_id, received_at, kind) ON relay.queue TO relay_auditor;
+    GRANT SELECT (id, source_id, inbox_id, received_at, event_id, replayed_at, discarded_at)
+        ON relay.dead_letter TO relay_auditor;
+    GRANT SELECT ON relay.event_key, relay.receipt, relay.seal TO relay_auditor;
+    GRANT EXECUTE ON FUNCTION relay.altered_bodies(bigint[], timestamptz, timestamptz)
+        TO relay_auditor, relay_admin;
 END $relay$;
