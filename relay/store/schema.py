@@ -22,7 +22,7 @@ from relay.store import partitions, roles
 from relay.store.engine import Database, driver_of
 from relay.store.trouble import cause_of
 
-BUILD_REVISION = 3
+BUILD_REVISION = 4
 """The newest schema revision that this build knows; the number of the last migration."""
 
 MIN_SERVER_VERSION = 150_000
