@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+from uuid import uuid4
 
 import msgspec
 import pytest
 
 from relay.core.source import SourceConfig
 from relay.core.transform import Skip, dead_letter_record, transform
-from relay.store import deadletters, redactions, replays
+from relay.store import deadletters, queue, redactions, replays
 from relay.store.engine import Database
 from relay.store.events import Filter, Operator
 from tests.core.builders import stored
@@ -80,7 +81,7 @@ async def test_what_reaches_the_line_afterwards_is_skipped(world: World) -> None
 
 
 async def test_a_suspect_is_skipped_and_not_buried(world: World) -> None:
-    """Alone in its batch, which is produced by another way."""
+    """Its process has failed too often with it: recovery would make a dead letter of it."""
     source = await world.add_source()
     process = world.process()
     (inbox_id,) = await world.put(source, event())
@@ -89,6 +90,10 @@ async def test_a_suspect_is_skipped_and_not_buried(world: World) -> None:
     await queue_by_hand(world, inbox_id)
     async with world.database.driver() as pg:
         await pg.execute("UPDATE relay.queue SET alone = true, crashes = 7")
+        await queue.write_note(pg, uuid4(), uuid4(), 1, await world.queued())
+    await world.age_notes()
+    assert await process.recovery.run_once() == 1
+    assert await world.value("SELECT count(*) FROM relay.dead_letter") == 0
     await process.drain()
     assert await skipped_as(world, inbox_id) == ["redacted"]
     assert len(await world.topic("customer")) == 1
