@@ -13,6 +13,7 @@ from sqlalchemy.exc import DBAPIError
 from relay.store import ownership
 from relay.store.engine import Database
 from relay.store.partitions import is_partition_name
+from relay.store.redaction_tables import REDACTION_TABLES
 from relay.store.schema import hold_migration_lock
 from relay.store.seal_table import SEAL_TABLES
 from relay.store.snapshot_tables import SNAPSHOT_TABLES
@@ -21,7 +22,9 @@ from relay.store.tables import metadata
 DEPENDENT_OBJECTS = "2BP01"
 
 # The tables of all modules are in one collection.
-assert all(table.metadata is metadata for table in (*SNAPSHOT_TABLES, *SEAL_TABLES))
+assert all(
+    table.metadata is metadata for table in (*SNAPSHOT_TABLES, *SEAL_TABLES, *REDACTION_TABLES)
+)
 
 
 def include_name(name: str | None, type_: str, _parent: Any) -> bool:

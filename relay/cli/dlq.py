@@ -83,7 +83,7 @@ async def show(call: Call, letter_id: int) -> None:
     write_fields(found)
     if found["inbox_id"] is None:
         say("\nsample of a refused request: it was not answered 2xx and is no event")
-    say("\nbody")
+    say("\nbody" if body else "\nbody: empty, or redacted (see `relay events show`)")
     click.echo(printable(body[:4000], keep="\n\t"))
     if len(body) > 4000:
         say(f"… {len(body) - 4000} characters more: --json")

@@ -69,18 +69,24 @@ async def list_(call: Call, wanted: Wanted, limit: int, before: int | None) -> N
 async def show(call: Call, event: str, source: str | None, body: bool) -> None:
     """One event (evt_… or inbox id): its state, its records in Kafka, its failures, its body."""
     from relay.store import events as store
+    from relay.store import redactions
 
     async with call.database() as database, database.begin() as connection:
         found = await store.show_events(connection, named(event, source))
+        told = await redactions.of_events(connection, [each["id"] for each in found])
     if not found:
         raise Failure(f"there is no event {event!r}")
+    for each in found:
+        each["redaction"] = told.get(each["id"])
     if body:
         if len(found) > 1:
             names = ", ".join(each["source"] for each in found)
             raise click.UsageError(f"several sources have this event ({names}): add --source")
+        if found[0]["redaction"]:
+            raise Failure(f"the body of {event} was {found[0]['redaction']}")
         _write_body(found[0]["body"])
     elif call.json:
-        write_json([each | {"body": _text(each["body"])} for each in found])
+        write_json([each | {"body": _body_or_none(each)} for each in found])
     else:
         for each in found:
             _write_event(each)
@@ -91,6 +97,10 @@ def _text(body: bytes) -> str:
     return body.decode("utf-8", "backslashreplace")
 
 
+def _body_or_none(event: dict[str, Any]) -> str | None:
+    return None if event["redaction"] else _text(event["body"])
+
+
 def _write_body(body: bytes) -> None:
     if sys.stdout.isatty():
         click.echo(printable(_text(body), keep="\n\t"))
@@ -99,7 +109,7 @@ def _write_body(body: bytes) -> None:
 
 
 def _write_event(event: dict[str, Any]) -> None:
-    parts = ("deliveries", "failures", "body")
+    parts = ("deliveries", "failures", "body", "redaction")
     write_fields({name: value for name, value in event.items() if name not in parts})
     if event["deliveries"]:
         say("\nrecords in Kafka")
@@ -109,6 +119,9 @@ def _write_event(event: dict[str, Any]) -> None:
         say("\nfailures")
         write_table(event["failures"], ("failed_at", "error_code", "error"), "")
     say("\nbody")
+    if event["redaction"]:
+        say(f"{event['redaction']}\n")
+        return
     text = _text(event["body"])
     click.echo(printable(text[:4000], keep="\n\t"))
     if len(text) > 4000:

@@ -46,12 +46,13 @@ async def replay(
                 raise click.UsageError("--resume has been asked about already: no --dry-run")
             await _run(call, database, await _find(database, resume), operator)
         else:
-            choice, matched = await _choose(database, wanted, topic)
+            choice, matched, redacted = await _choose(database, wanted, topic)
             if dry_run:
-                await _write_plan(call, database, choice, matched)
+                await _write_plan(call, database, choice, matched, redacted)
             elif matched:
                 await _warn_unpaused(database, choice)
-                confirm(f"send {matched} {choice.wanted.state} events again?", yes=yes)
+                state = choice.wanted.state
+                confirm(f"send {matched - redacted} {state} events again?", yes=yes)
                 await _run(
                     call, database, await _begin(database, choice, matched, operator), operator
                 )
@@ -59,7 +60,8 @@ async def replay(
                 _write_done(call, None)
 
 
-async def _choose(database: Database, wanted: Wanted, topic: str | None) -> tuple[Choice, int]:
+async def _choose(database: Database, wanted: Wanted, topic: str | None) -> tuple[Choice, int, int]:
+    """What is meant, how many events fit, and how many of them were redacted."""
     from relay.store import replays
 
     if wanted.state is None:
@@ -69,7 +71,8 @@ async def _choose(database: Database, wanted: Wanted, topic: str | None) -> tupl
         raise click.UsageError(f"events that are {wanted.state} are not sent again here: {hint}")
     async with database.begin() as connection:
         choice = replays.Choice(await resolve(connection, wanted), topic)
-        return choice, await replays.count(connection, choice)
+        matched = await replays.count(connection, choice)
+        return choice, matched, await replays.count_redacted(connection, choice)
 
 
 async def _warn_unpaused(database: Database, choice: Choice) -> None:
@@ -124,14 +127,23 @@ async def _run(call: Call, database: Database, run: Run, operator: Operator) -> 
 def _write_done(call: Call, run: Run | None) -> None:
     if call.json:
         queued, name = (0, None) if run is None else (run.queued, run.replay_id)
-        write_json({"dry_run": False, "replay_id": name, "queued": queued})
+        redacted = 0 if run is None else run.redacted
+        write_json({"dry_run": False, "replay_id": name, "queued": queued, "redacted": redacted})
     elif run is None:
         say("no events fit")
     else:
         say(f"{run.queued} events are queued again as {run.replay_id}")
+        _warn_redacted(run.redacted)
 
 
-async def _write_plan(call: Call, database: Database, choice: Choice, matched: int) -> None:
+def _warn_redacted(count: int) -> None:
+    if count:
+        warn(f"{count} events are left out: they were redacted, there is nothing left to send")
+
+
+async def _write_plan(
+    call: Call, database: Database, choice: Choice, matched: int, redacted: int
+) -> None:
     from relay.store import events
 
     async with database.begin() as connection:
@@ -142,9 +154,11 @@ async def _write_plan(call: Call, database: Database, choice: Choice, matched: i
             else await events.list_events(connection, choice.wanted, limit=_SHOWN)
         )
     if call.json:
-        write_json({"matched": matched, "dry_run": True, "first": first})
+        shown = {"matched": matched, "dry_run": True, "redacted": redacted, "first": first}
+        write_json(shown)
         return
-    say(f"would send {matched} events again")
+    say(f"would send {matched - redacted} events again")
+    _warn_redacted(redacted)
     if first:
         write_table(first, _COLUMNS, "")
 
@@ -162,6 +176,9 @@ async def _named_ones(
     async with database.begin() as connection:
         chosen = [each for name in event_ids for each in await _settled(connection, name)]
         done = await replays.replay(connection, chosen, operator)
+        if done.redacted and not done.queued:
+            await connection.rollback()
+            raise Failure("redacted: of what was named there is nothing left to send")
         if dry_run:
             # Done and undone: what is shown is what would happen.
             await connection.rollback()
@@ -171,12 +188,14 @@ async def _named_ones(
             "replay_id": None if dry_run else done.replay_id,
             "queued": len(done.queued),
             "overtaken": list(done.overtaken),
+            "redacted": list(done.redacted),
         }
         write_json(shown)
     elif dry_run:
         say(f"would send {len(done.queued)} events again")
     else:
         say(f"{len(done.queued)} events are queued again as {done.replay_id}")
+    _warn_redacted(len(done.redacted))
     if done.overtaken:
         warn(
             f"of {len(done.overtaken)} objects newer events were delivered since: consumers see an"

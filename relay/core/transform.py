@@ -34,7 +34,10 @@ _TRUE: Final = b"true"
 
 
 class StoredEvent(msgspec.Struct, frozen=True):
-    """An event as the inbox holds it. `event_type` is None only for a refused body."""
+    """An event as the inbox holds it. `event_type` is None only for a refused body.
+
+    `body` is None once it was redacted: then there is nothing that a record could be made of.
+    """
 
     inbox_id: int
     event_id: str
@@ -46,7 +49,7 @@ class StoredEvent(msgspec.Struct, frozen=True):
     api_version: str | None
     created: int | None
     origin: Origin
-    body: bytes
+    body: bytes | None
     replay_id: str | None = None
 
 
@@ -57,7 +60,7 @@ class Deliver(msgspec.Struct, frozen=True):
     children_dropped: int = 0
 
 
-SKIP_REASONS: Final = ("unselected", "livemode_mismatch")
+SKIP_REASONS: Final = ("unselected", "livemode_mismatch", "redacted")
 DEAD_CODES: Final = ("no_route", "invalid_topic")
 """And the codes of UnusableEvent."""
 
@@ -77,6 +80,8 @@ class Dead(msgspec.Struct, frozen=True):
 
 def transform(event: StoredEvent, source: SourceConfig) -> Deliver | Skip | Dead:
     """The records of an event, about 12 µs for 3 KB. Raises nothing for a valid source."""
+    if event.body is None:
+        return Skip("redacted")
     if source.mode != "any" and event.livemode is (source.mode == "test"):
         return Skip("livemode_mismatch")
     event_type = event.event_type
@@ -99,7 +104,7 @@ def transform(event: StoredEvent, source: SourceConfig) -> Deliver | Skip | Dead
     if not is_legal_topic(topic):
         return Dead("invalid_topic", f"Kafka refuses the topic name {topic[:300]!r}")
     try:
-        return _deliver(event, event_type, source, topic)
+        return _deliver(event, event.body, event_type, source, topic)
     except UnusableEvent as error:
         return Dead(error.code, error.message)
 
@@ -115,8 +120,10 @@ def dead_letter_record(
     """The copy of a dead letter for the DLQ topic; the source must have one.
 
     `limit` is the most bytes of value, or None. A longer body is cut there, between two
-    characters, and says so in `__truncated`.
+    characters, and says so in `__truncated`. Raises ValueError for a redacted event.
     """
+    if event.body is None:
+        raise ValueError(f"event {event.inbox_id} was redacted: there is nothing to copy")
     headers = [
         ("__error_code", header_text(code)),
         ("__error", header_text(error)),
@@ -146,13 +153,15 @@ def header_text(text: str) -> bytes:
     return text.encode("utf-8", "backslashreplace")
 
 
-def _deliver(event: StoredEvent, event_type: str, source: SourceConfig, topic: str) -> Deliver:
+def _deliver(
+    event: StoredEvent, body: bytes, event_type: str, source: SourceConfig, topic: str
+) -> Deliver:
     is_snapshot = event.origin == "snapshot"
     op, change = _change(event_type, is_snapshot)
     # Only objects without an id need more of the body than the inbox row tells.
-    key = record_key(peek(event.body)) if event.object_id is None else key_of(event.object_id)
+    key = record_key(peek(body)) if event.object_id is None else key_of(event.object_id)
     headers = _headers(event, source)
-    parts = value.read(event.body)
+    parts = value.read(body)
     fields = change
     if source.metadata:
         fields += b"".join(

@@ -166,7 +166,8 @@ class Delivery:
 
     async def _send_cut(self, plan: Plan, letters: Letters, window: Window) -> Sequence[Report]:
         told = await self._kafka.topics.max_message_bytes(plan.records[0].topic)
-        limit = min(len(plan.event.body) // 2, told - _RECORD_OVERHEAD_BYTES)
+        whole = len(plan.records[0].value or b"")
+        limit = min(whole // 2, told - _RECORD_OVERHEAD_BYTES)
         while True:
             limit = max(limit, _LEAST_COPY_BYTES)
             plan.records = (_copy(plan, letters, limit),)
@@ -243,6 +244,9 @@ def _transform(plan: Plan, letters: Letters) -> int:
     Returns how many elements of a list have no record of their own for want of an id.
     """
     if plan.verdict is not None:
+        return 0
+    if plan.event.body is None:
+        plan.verdict = Skip("redacted")
         return 0
     try:
         if plan.row.kind == QUEUE_DEAD_LETTER_COPY:

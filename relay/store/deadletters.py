@@ -106,6 +106,7 @@ async def show_dead_letter(connection: AsyncConnection, letter_id: int) -> dict[
 _TO_REPLAY = """
 SELECT d.id, d.inbox_id, d.received_at, d.error_code, d.source_id, i.id IS NOT NULL AS is_kept,
        i.event_type, i.object_id, octet_length(i.body) AS bytes,
+       octet_length(i.body) = 0 AND i.body_sha256 <> sha256('') AS is_redacted,
        CASE WHEN i.object_id IS NULL AND i.event_type IS NOT NULL THEN i.body END AS body,
        i.object_id IS NOT NULL AND EXISTS (
            SELECT FROM relay.inbox n
@@ -173,6 +174,8 @@ def _line_of(row: Any) -> tuple[int, int]:
         raise UnusableEvent("refused", "a refused request: it never was an event of yours")
     if not row.is_kept:
         raise UnusableEvent("gone", "its body is gone: the retention has passed")
+    if row.is_redacted:
+        raise UnusableEvent("redacted", "its body was redacted: discard it")
     if row.event_type is None:
         raise UnusableEvent("unusable", f"no usable event ({row.error_code}): discard it")
     try:

@@ -247,10 +247,21 @@ async def skip(connection: AsyncConnection, inbox_ids: Sequence[int], operator: 
     Waits for the batch that an event may be in, so that it is either delivered or skipped.
     """
     await _lock_lanes_of(connection, inbox_ids)
-    rows = await connection.execute(sql(_DISCARD_QUEUED), {"ids": list(inbox_ids)})
-    numbers = list(rows.scalars())
+    skipped = await discard_waiting(connection, inbox_ids)
+    await log(connection, operator, "event.skip", f"{skipped} events", {"ids": inbox_ids})
+    return skipped
+
+
+async def discard_waiting(
+    connection: AsyncConnection, inbox_ids: Sequence[int], why: str = "discarded"
+) -> int:
+    """Take waiting events out of the line, with a receipt that says why; returns how many.
+
+    The caller has locked their lanes.
+    """
+    given = {"ids": list(inbox_ids), "why": why}
+    numbers = list((await connection.execute(sql(_DISCARD_QUEUED), given)).scalars())
     await _free_halted(connection, numbers)
-    await log(connection, operator, "event.skip", f"{len(numbers)} events", {"ids": inbox_ids})
     return len(numbers)
 
 
@@ -262,7 +273,8 @@ WITH gone AS (
 ), proof AS (
     INSERT INTO relay.receipt
         (inbox_id, received_at, number, record, kind, attempts, skipped, replay_id, produced_at)
-    SELECT inbox_id, received_at, number, 0, 0, attempts, 'discarded', replay_id, clock_timestamp()
+    SELECT inbox_id, received_at, number, 0, 0, attempts, CAST(:why AS text), replay_id,
+        clock_timestamp()
     FROM gone WHERE EXISTS (SELECT FROM relay.inbox i
                             WHERE i.id = gone.inbox_id AND i.received_at = gone.received_at)
 )
@@ -306,7 +318,7 @@ async def discard_source(
         {"id": source_id},
     )
     events = list(queued.scalars())
-    await connection.execute(sql(_DISCARD_QUEUED), {"ids": events})
+    await connection.execute(sql(_DISCARD_QUEUED), {"ids": events, "why": "discarded"})
     # The copies for the dead letter topic, too: they would wait for ever.
     await connection.execute(
         sql("DELETE FROM relay.queue WHERE source_id = :id"), {"id": source_id}
@@ -348,7 +360,9 @@ async def discard_deleted_sources(connection: AsyncConnection) -> int:
     return len(source_ids)
 
 
-async def discard_dead_letters(connection: AsyncConnection, ids: Sequence[int]) -> list[int]:
+async def discard_dead_letters(
+    connection: AsyncConnection, ids: Sequence[int], why: str = "discarded"
+) -> list[int]:
     """Close open dead letters for good, with a receipt that says so; returns those that were."""
     rows = await connection.execute(
         sql(
@@ -361,14 +375,14 @@ async def discard_dead_letters(connection: AsyncConnection, ids: Sequence[int]) 
                 INSERT INTO relay.receipt
                     (inbox_id, received_at, number, record, kind, attempts, skipped, produced_at)
                 SELECT inbox_id, received_at, nextval('relay.arrival'), 0, 0, attempts,
-                    'discarded', clock_timestamp()
+                    CAST(:why AS text), clock_timestamp()
                 FROM closed WHERE EXISTS (SELECT FROM relay.inbox i WHERE i.id = closed.inbox_id
                                           AND i.received_at = closed.received_at)
             )
             SELECT id FROM closed
             """
         ),
-        {"ids": list(ids)},
+        {"ids": list(ids), "why": why},
     )
     return list(rows.scalars())
 

@@ -368,6 +368,10 @@ async def _restore(pg: asyncpg.Connection, partition: Partition) -> None:
     await pg.execute(f"COMMENT ON TABLE relay.inbox_{partition.suffix} IS NULL")
 
 
+_PRUNE_REDACTIONS = """DELETE FROM relay.redaction WHERE ctid = ANY (ARRAY(
+    SELECT ctid FROM relay.redaction WHERE received_at < $1 LIMIT 10000))"""
+
+
 async def prune(pg: asyncpg.Connection, *, retention_days: int) -> int:
     """Delete the small rows that pointed into dropped partitions; returns how many.
 
@@ -379,6 +383,8 @@ async def prune(pg: asyncpg.Connection, *, retention_days: int) -> int:
         return 0
     edge = min(partition.lower for partition in kept)
     deleted = 0
+    # Not yet there on the schema before.
+    redactions = await pg.fetchval("SELECT to_regclass('relay.redaction') IS NOT NULL")
     for statement in (
         """DELETE FROM relay.event_key WHERE ctid = ANY (ARRAY(
              SELECT ctid FROM relay.event_key
@@ -388,6 +394,7 @@ async def prune(pg: asyncpg.Connection, *, retention_days: int) -> int:
                AND (replayed_at IS NOT NULL OR discarded_at IS NOT NULL) LIMIT 10000))""",
         """DELETE FROM relay.attempt WHERE id = ANY (ARRAY(
              SELECT id FROM relay.attempt WHERE failed_at < $1 LIMIT 10000))""",
+        *([_PRUNE_REDACTIONS] if redactions else []),
     ):
         deleted += int((await pg.execute(statement, edge)).split()[-1])
     return deleted

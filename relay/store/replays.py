@@ -8,6 +8,8 @@ goes on exactly there.
 
 Order: nothing that waits is overtaken while its source is paused. Otherwise events that arrive
 during the run may be sent before older ones of their object.
+
+What was redacted has nothing left to send: it is left out, and counted.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from relay.core.event import peek
 from relay.core.routing import key_of, lane_of, record_key
 from relay.store.events import Filter, Operator, conditions_on_events, events_view, log
 from relay.store.frozen import OPERATOR_HOLDS_LANES
+from relay.store.redaction_tables import redaction
 from relay.store.tables import inbox, receipt
 from relay.store.text import is_storable
 
@@ -45,7 +48,8 @@ class Run(msgspec.Struct, frozen=True):
     """A replay of many, as far as it has come.
 
     Of the events with inbox ids up to ``last`` those up to ``done`` are queued, ``queued`` of them;
-    the next gets the place ``number``, and what waited before goes to ``tail``.
+    the next gets the place ``number``, and what waited before goes to ``tail``. ``redacted`` were
+    left out.
     """
 
     replay_id: str
@@ -57,14 +61,19 @@ class Run(msgspec.Struct, frozen=True):
     tail: int
     queued: int
     finished: bool = False
+    redacted: int = 0
 
 
 class Again(msgspec.Struct, frozen=True):
-    """A replay of a few. ``overtaken`` are those of whose object a newer event was delivered."""
+    """A replay of a few. ``overtaken`` are those of whose object a newer event was delivered.
+
+    ``redacted`` cannot be sent again.
+    """
 
     replay_id: str
     queued: tuple[int, ...]
     overtaken: tuple[int, ...]
+    redacted: tuple[int, ...] = ()
 
 
 def new_replay_id() -> str:
@@ -101,6 +110,20 @@ async def count(connection: AsyncConnection, choice: Choice) -> int:
     """How many events fit now."""
     statement = select(func.count()).select_from(events_view).where(*_conditions(choice))
     found: int = (await connection.execute(statement)).scalar_one()
+    return found
+
+
+async def count_redacted(connection: AsyncConnection, choice: Choice) -> int:
+    """How many of those were redacted, and will be left out."""
+    there = await connection.execute(sql("SELECT to_regclass('relay.redaction') IS NOT NULL"))
+    if not there.scalar_one():
+        return 0
+    proof = select(redaction.c.inbox_id).where(
+        redaction.c.inbox_id == events_view.c.id,
+        redaction.c.received_at == events_view.c.received_at,
+    )
+    fitting = select(func.count()).select_from(events_view).where(*_conditions(choice))
+    found: int = (await connection.execute(fitting.where(proof.exists()))).scalar_one()
     return found
 
 
@@ -186,9 +209,13 @@ async def queue_some(
         )
         rows = [tuple(row) for row in fitting]
         places = range(run.number, run.number + len(rows))
-        queued = await _queue(connection, rows, run.replay_id, places) if rows else []
+        queued, redacted = await _queue(connection, rows, run.replay_id, places)
         after = msgspec.structs.replace(
-            run, done=page[-1].id, number=run.number + len(rows), queued=run.queued + len(queued)
+            run,
+            done=page[-1].id,
+            number=run.number + len(rows),
+            queued=run.queued + len(queued),
+            redacted=run.redacted + len(redacted),
         )
     await _write_down(connection, after, operator)
     return after
@@ -241,6 +268,7 @@ async def _move_behind(connection: AsyncConnection, run: Run) -> None:
 
 _READ = """
 SELECT i.id, i.received_at, i.source_id, i.object_id, octet_length(i.body) AS bytes,
+       octet_length(i.body) = 0 AND i.body_sha256 <> sha256('') AS is_redacted,
        CASE WHEN i.object_id IS NULL THEN i.body END AS body
 FROM unnest(CAST(:ids AS bigint[]), CAST(:moments AS timestamptz[])) AS w (id, received_at)
 CROSS JOIN LATERAL (
@@ -270,13 +298,22 @@ async def _queue(
     events: Sequence[tuple[Any, ...]],
     replay_id: str,
     places: Sequence[int | None],
-) -> list[int]:
-    """Queue events, given by id and time of arrival; those that wait already are passed over."""
+) -> tuple[list[int], list[int]]:
+    """Queue events, given by id and time of arrival; those that wait already are passed over.
+
+    Returns which were queued, and which were redacted and cannot be.
+    """
+    if not events:
+        return [], []
     ids, moments = zip(*events, strict=True)
     place_of = dict(zip(ids, places, strict=True))
     found = await connection.execute(sql(_READ), {"ids": list(ids), "moments": list(moments)})
     rows = []
+    redacted = []
     for row in found.all():
+        if row.is_redacted:
+            redacted.append(row.id)
+            continue
         try:
             lane, key_hash = line_of(row.object_id, row.body)
         except UnusableEvent:
@@ -284,11 +321,11 @@ async def _queue(
         place = place_of[row.id]
         rows.append((row.source_id, lane, place, row.id, row.received_at, key_hash, row.bytes))
     if not rows:
-        return []
+        return [], redacted
     names = ("source_ids", "lanes", "places", "ids", "moments", "hashes", "bytes")
     columns = dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
     done = await connection.execute(sql(_INSERT), columns | {"replay_id": replay_id})
-    return sorted(done.scalars())
+    return sorted(done.scalars()), redacted
 
 
 _OVERTAKEN = """
@@ -308,7 +345,8 @@ async def replay(
 ) -> Again:
     """Queue a few settled events, given by id and time of arrival, in the order of arrival."""
     replay_id = new_replay_id()
-    queued = await _queue(connection, sorted(events), replay_id, [None] * len(events))
+    queued, redacted = await _queue(connection, sorted(events), replay_id, [None] * len(events))
     rows = await connection.execute(sql(_OVERTAKEN), {"ids": queued})
-    await log(connection, operator, _ACTION, replay_id, {"queued": queued})
-    return Again(replay_id, tuple(queued), tuple(rows.scalars()))
+    details = {"queued": queued, "redacted": redacted}
+    await log(connection, operator, _ACTION, replay_id, details)
+    return Again(replay_id, tuple(queued), tuple(rows.scalars()), tuple(redacted))

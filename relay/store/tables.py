@@ -161,7 +161,8 @@ inbox = Table(
         postgresql_using="brin",
         postgresql_with={"pages_per_range": "512", "autosummarize": "on"},
     ),
-    comment="What was received, byte for byte. Append-only: rows are never updated.",
+    comment="What was received, byte for byte. Append-only: rows are never updated, but for a body"
+    " that is redacted.",
     postgresql_partition_by="RANGE (received_at)",
 )
 

@@ -83,7 +83,7 @@ async def test_an_interrupted_one_is_gone_on_with(
     assert "interrupted after 2 events" in broken.stderr
     name = next(word for word in broken.stderr.split() if word.startswith("rpl_")).strip("`")
     done = output(await relay("events", "replay", "--resume", name, "--json"))
-    assert done == {"dry_run": False, "replay_id": name, "queued": 3}
+    assert done == {"dry_run": False, "replay_id": name, "queued": 3, "redacted": 0}
     assert await queued(database) == [(each, name) for each in ids]
     again = await relay("events", "replay", "--resume", name, exits=1)
     assert f"{name} is finished: it has queued 3 events" in again.stderr

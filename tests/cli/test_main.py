@@ -164,7 +164,7 @@ async def test_serve_never_reads_what_relay_dev_left(database_url: str, tmp_path
 async def test_every_command_stops_at_a_wrong_setting(words: tuple[str, ...]) -> None:
     given = {
         "--insecure": ("source", "create"), "--mode=any": ("source", "update"),
-        "--error=x": ("events", "retry"),
+        "--error=x": ("events", "retry"), "--reason=x": ("redact",),
     }  # fmt: skip
     args = [*words, *(flag for flag, command in given.items() if command == words)]
     if words[0] in ("events", "dlq") and words[1] in ("skip", "replay", "discard"):

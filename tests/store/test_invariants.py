@@ -141,6 +141,13 @@ VALID: dict[str, dict[str, Any]] = {
     "snapshot": {"id": "snap_1", "source_id": "SOURCE", "state": "running"},
     "snapshot_range": {"snapshot_id": "SNAPSHOT", "resource": "customer", "state": "running"},
     "api_rate": {"account": "a", "endpoint": "/v1/customers"},
+    "redaction": {
+        "inbox_id": 1_000_000,
+        "received_at": "NOW",
+        "body_bytes": 1,
+        "reason": "request 17",
+        "operator": "ann@desk",
+    },
     "compatibility": {"revision": 1, "min_compatible": 1},
     "seal": {
         "number": 1,
@@ -229,6 +236,8 @@ BROKEN: dict[str, tuple[str, list[dict[str, Any]]]] = {
     "snapshot_range_state_check": ("snapshot_range", [{"state": "done"}]),
     "snapshot_range_counts_check": ("snapshot_range", [{"objects": -1}, {"pages": -1}]),
     "api_rate_factor_check": ("api_rate", [{"factor": 0.0}, {"factor": 1.5}]),
+    "redaction_body_bytes_check": ("redaction", [{"body_bytes": 0}]),
+    "redaction_said_why_check": ("redaction", [{"reason": ""}, {"operator": ""}]),
     "compatibility_singleton_check": ("compatibility", [{"singleton": False}]),
     "compatibility_order_check": ("compatibility", [{"min_compatible": 2}]),
     "compatibility_pkey": ("compatibility", [{}]),

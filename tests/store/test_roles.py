@@ -154,6 +154,8 @@ REFUSED = {
         "UPDATE relay.source SET insecure = true",
         "COPY relay.inbox TO STDOUT",
         "SELECT setval('relay.arrival', 1)",
+        "SELECT relay.redact(ARRAY[1::bigint], ARRAY[now()], 'no', 'body')",
+        "SELECT relay.redact_samples('cus_1', ARRAY[1])",
     ],
     "forwarder": [
         "SELECT signing_secrets FROM relay.source",
@@ -167,12 +169,16 @@ REFUSED = {
         "UPDATE relay.source SET topic_prefix = 'x'",
         "UPDATE relay.lane SET source_id = 1",
         "INSERT INTO relay.operator_log (who, action, target) VALUES ('', '', '')",
+        "SELECT relay.redact(ARRAY[1::bigint], ARRAY[now()], 'no', 'body')",
     ],
     "admin": [
         "UPDATE relay.operator_log SET who = 'nobody'",
         "DELETE FROM relay.operator_log",
         "INSERT INTO relay.inbox DEFAULT VALUES",
         "UPDATE relay.inbox SET body = ''",
+        "INSERT INTO relay.redaction DEFAULT VALUES",
+        "UPDATE relay.redaction SET reason = 'another'",
+        "DELETE FROM relay.redaction",
         "DELETE FROM relay.receipt",
         "DELETE FROM relay.source",
         "UPDATE relay.api_key SET sha256 = sha256('mine')",
@@ -190,6 +196,8 @@ REFUSED = {
         "INSERT INTO relay.operator_log (who, action, target) VALUES ('', '', '')",
         "SELECT nextval('relay.arrival')",
         "SELECT relay.make_partition(now(), now() + interval '1 day')",
+        "SELECT relay.redact(ARRAY[1::bigint], ARRAY[now()], 'no', 'body')",
+        "SELECT relay.redact_samples('cus_1', ARRAY[1])",
     ],
 }
 

@@ -18,6 +18,8 @@ COLUMNS = {
     "snapshot_progress": "snapshot_id source resource state objects pages cursor started_at"
     " updated_at finished_at last_error",
     "lag": "source pending retrying dead oldest_pending_seconds",
+    "redactions": "inbox_id source event_id event_type object_id received_at body_sha256 body_bytes"
+    " redacted_at operator reason",
     "completeness": "source hour event_type stripe_count inbox_count delivered_count dead_count"
     " missing_count checked_at",
 }

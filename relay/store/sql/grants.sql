@@ -97,11 +97,15 @@ BEGIN
     GRANT SELECT, INSERT, UPDATE (state, finished_at, last_error) ON relay.snapshot TO relay_admin;
     GRANT SELECT, INSERT, UPDATE (state, failures, wait_until, wait_reason, updated_at, last_error)
         ON relay.snapshot_range TO relay_admin;
+    -- A body it cannot change, only have erased, which leaves the proof of it.
+    GRANT SELECT ON relay.redaction TO relay_admin;
+    GRANT EXECUTE ON FUNCTION relay.redact(bigint[], timestamptz[], text, text),
+        relay.redact_samples(text, integer[]) TO relay_admin;
 
     -- Who only looks: the views, the bodies, and what operators did.
     GRANT SELECT ON relay.events, relay.pending_events, relay.failed_events, relay.deliveries,
         relay.dead_letters, relay.snapshots, relay.snapshot_progress, relay.lag,
-        relay.completeness, relay.operator_log TO relay_auditor, relay_admin;
+        relay.completeness, relay.redactions, relay.operator_log TO relay_auditor, relay_admin;
     GRANT EXECUTE ON FUNCTION relay.body(bigint), relay.body_text(bigint), relay.readable(bytea)
         TO relay_auditor, relay_admin;
     -- So that `relay events list --source NAME` can tell a name that there never was.
