@@ -93,6 +93,8 @@ def repeats_are_explained(facts: Attacked) -> list[str]:
     originals = {record.event_id: record for record in facts.records if record.place in places}
     in_deleted = {proof.event_id for proof in facts.proofs if _is_gone(facts, proof)}
     expected = facts.expected_dead.keys()
+    # What follows a record that was put aside is sent again after it.
+    put_aside = {record.key for record in facts.records if record.event_id in facts.put_aside}
     found = []
     for record in facts.records:
         name = record.event_id
@@ -106,7 +108,7 @@ def repeats_are_explained(facts: Attacked) -> list[str]:
                 found.append(f"{record.place} of {name} has no receipt, nor another record")
         elif (record.key, record.sha256) != (original.key, original.sha256):
             found.append(f"{record.place} differs from {original.place} of {name}")
-        if name in facts.lost or name in facts.put_aside:
+        if name in facts.lost or record.key in put_aside:
             continue
         if not any(began <= record.at <= ended for began, ended in facts.explained):
             found.append(f"{record.place} repeats {name} and no fault explains it")

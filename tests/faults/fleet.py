@@ -141,5 +141,5 @@ def clock_off_by(minutes: int) -> dict[str, str] | None:
         "LD_PRELOAD": str(_FAKETIME),
         "FAKETIME": f"{minutes * 60:+d}",
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-        "FAKETIME_NO_CACHE": "1",
+        "NO_FAKE_STAT": "1",
     }

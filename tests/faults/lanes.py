@@ -52,7 +52,7 @@ SHORT: Final = Lane(
         "RELAY_BACKOFF_CAP_SECONDS": "60",
         "RELAY_DATABASE_TIMEOUT_SECONDS": "6",
         "RELAY_HEADER_TIMEOUT_SECONDS": "3",
-        "RELAY_BODY_TIMEOUT_SECONDS": "3",
+        "RELAY_BODY_TIMEOUT_SECONDS": "15",
         "RELAY_STRIPE_TIMEOUT_SECONDS": "1",
     },
     pooler_settings={"query_wait_timeout": "3"},

@@ -12,6 +12,7 @@ import signal
 import subprocess
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -272,14 +273,19 @@ class Kafka:
             "RELAY_KAFKA_SASL_PASSWORD": PASSWORD,
         }
 
+    @cached_property
     def admin(self) -> AdminClient:
         return AdminClient({"bootstrap.servers": self.cluster.bootstrap_servers, "log_level": 0})
 
+    def has_topic(self, name: str) -> bool:
+        """Blocks."""
+        return name in self.admin.list_topics(timeout=5).topics
+
     async def make_topic(self, name: str) -> None:
-        await _done(self.admin().create_topics([NewTopic(name, 6, 3)]))
+        await _done(self.admin.create_topics([NewTopic(name, 6, 3)]))
 
     async def delete_topic(self, name: str) -> None:
-        await _done(self.admin().delete_topics([name]))
+        await _done(self.admin.delete_topics([name]))
 
     async def limit_topic(self, name: str, max_bytes: int | None) -> None:
         """The largest record that a topic takes; None for what the brokers say."""
@@ -288,21 +294,19 @@ class Kafka:
             "max.message.bytes", str(max_bytes or ""), incremental_operation=operation
         )
         resource = ConfigResource(ResourceType.TOPIC, name, incremental_configs=[entry])
-        await _done(self.admin().incremental_alter_configs([resource]))
+        await _done(self.admin.incremental_alter_configs([resource]))
 
     async def forbid(self, topic: str) -> None:
         """relay may not write to a topic; `allow` takes that back."""
         where = (ResourceType.TOPIC, topic, ResourcePatternType.LITERAL, f"User:{USER}", "*")
         await _done(
-            self.admin().create_acls(
-                [AclBinding(*where, AclOperation.WRITE, AclPermissionType.DENY)]
-            )
+            self.admin.create_acls([AclBinding(*where, AclOperation.WRITE, AclPermissionType.DENY)])
         )
 
     async def allow(self, topic: str) -> None:
         where = (ResourceType.TOPIC, topic, ResourcePatternType.LITERAL, f"User:{USER}", "*")
         every = AclBindingFilter(*where, AclOperation.ANY, AclPermissionType.ANY)
-        await _done(self.admin().delete_acls([every]))
+        await _done(self.admin.delete_acls([every]))
 
 
 async def _done(futures: Mapping[Any, Any]) -> None:

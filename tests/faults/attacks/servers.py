@@ -144,10 +144,7 @@ async def topic_deleted(world: World, rng: random.Random) -> None:
         await world.kafka.delete_topic(topic)
     await asyncio.sleep(1.0)
 
-    def is_back() -> bool:
-        return topic in world.kafka.admin().list_topics(timeout=5).topics
-
-    await eventually(lambda: asyncio.to_thread(is_back), deadline=90)
+    await eventually(lambda: asyncio.to_thread(world.kafka.has_topic, topic), deadline=90)
     world.deleted_topics[topic] = time.time()
 
 
@@ -156,7 +153,7 @@ async def topic_limit(world: World, rng: random.Random) -> None:
     topic = f"{PREFIX}side-customer"
     first = rng.randrange(10**6)
     await world.side.post(make_event("customer.updated", "cus_small", first, name="small"))
-    await eventually(lambda: _exists(world, topic), deadline=90)
+    await eventually(lambda: asyncio.to_thread(world.kafka.has_topic, topic), deadline=90)
     await world.kafka.limit_topic(topic, _LIMIT_BYTES)
     try:
         noise = rng.randbytes(2 * _LIMIT_BYTES).hex()
@@ -178,13 +175,6 @@ async def authorization_refused(world: World, rng: random.Random) -> None:
         await asyncio.sleep(5.0 + 25 * world.lane.scale)
     finally:
         await world.kafka.allow(topic)
-
-
-async def _exists(world: World, topic: str) -> bool:
-    def look() -> bool:
-        return topic in world.kafka.admin().list_topics(timeout=5).topics
-
-    return await asyncio.to_thread(look)
 
 
 ATTACKS = {

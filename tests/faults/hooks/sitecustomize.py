@@ -8,6 +8,7 @@ as a bug in a C extension would.
 from __future__ import annotations
 
 import os
+from importlib import import_module
 
 MARK = b"end-the-process-in-its-transform"
 
@@ -29,6 +30,4 @@ def _patch_transform() -> None:
 if os.environ.get("FAULTS_RIG"):
     _patch_transform()
     if mutant := os.environ.get("FAULTS_MUTANT"):
-        from tests.faults import mutants
-
-        mutants.apply(mutant)
+        import_module("tests.faults.mutants").apply(mutant)
