@@ -65,7 +65,7 @@ async def large_uploads(world: World, rng: random.Random) -> None:
         digest = hashlib.sha256(event.body).digest()
         name, answered = event.event_id, accepted.get(event.event_id)
         world.uploaded.append(Posted(name, event.key, digest, began, answered))
-    statuses = Counter(str(status) for _, status, _ in answers)
+    statuses = Counter(str(status or "reset") for _, status, _ in answers)
     world.tell("large uploads were answered", **dict(sorted(statuses.items())))
 
 
