@@ -19,7 +19,7 @@ from pathlib import Path
 
 from tests.faults import rig
 from tests.faults.attacks import ATTACKS
-from tests.faults.lanes import LONG, SHORT
+from tests.faults.lanes import BRIEF, LONG, SHORT
 from tests.faults.schedule import TRACKS, plan
 
 
@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--mutant", default="", help=argparse.SUPPRESS)
     options = parser.parse_args()
     seed = random.SystemRandom().randrange(10**6) if options.seed is None else options.seed
-    lane = LONG if options.long else SHORT
+    lane = BRIEF if options.mutant else LONG if options.long else SHORT
     tracks = TRACKS
     if options.only:
         tracks = {name: [f for f in faults if f in options.only] for name, faults in TRACKS.items()}

@@ -58,6 +58,11 @@ SHORT: Final = Lane(
     pooler_settings={"query_wait_timeout": "3"},
 )
 
+BRIEF: Final = msgspec.structs.replace(
+    SHORT, name="brief", calm_seconds=10, attack_seconds=60, recovery_seconds=10
+)
+"""For a deployment with a broken rule: it has to show soon."""
+
 LONG: Final = Lane(
     name="long",
     calm_seconds=60,

@@ -23,7 +23,7 @@ class Mutant(msgspec.Struct, frozen=True):
     rule: str
     patch: Callable[[], None]
     attacks: Sequence[str]
-    seconds: int = 90
+    seconds: int = 60
 
 
 def _answers_before_commit() -> None:
