@@ -59,6 +59,14 @@ test: $(VENV)/.installed ## all tests, on an embedded PostgreSQL and an embedded
 test-apache: $(VENV)/.installed ## the same on Apache Kafka (needs Java 17 and Maven)
 	@RELAY_TEST_BROKER=apache $(BIN)/python -m pytest $(ARGS)
 
+.PHONY: faults
+faults: $(VENV)/.installed ## attacks a whole deployment, then judges it (LONG=1, SEED=n; needs Java, Maven, PgBouncer)
+	@$(BIN)/python -m tests.faults $(if $(LONG),--long) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+.PHONY: faults-mutants
+faults-mutants: $(VENV)/.installed ## breaks one rule of the product after the other: the attack has to tell
+	@$(BIN)/python -m tests.faults.mutants $(if $(SEED),--seed $(SEED)) $(ARGS)
+
 .PHONY: check
 check: $(VENV)/.installed ## format, lint, types, layers, and models against migrations
 	@$(BIN)/ruff format --check .

@@ -89,14 +89,14 @@ class Sender:
             raise TimeoutError(f"not all answered 2xx in {deadline} s: {self.answers}") from None
 
     async def _work(self, following: Iterator[Event]) -> None:
-        connection = _Connection()
+        connection = Connection()
         try:
             for event in following:
                 await self._deliver(event, connection)
         finally:
             connection.close()
 
-    async def _deliver(self, event: Event, connection: _Connection) -> None:
+    async def _deliver(self, event: Event, connection: Connection) -> None:
         began = time.monotonic()
         while True:
             answer = await self._try(event, connection)
@@ -109,7 +109,7 @@ class Sender:
         self.answers["duplicate" if answer.json.get("duplicate") else "stored"] += 1
         self.posted.append(Posted(event.event_id, event.key, digest, began, answered))
 
-    async def _try(self, event: Event, connection: _Connection) -> Answer | None:
+    async def _try(self, event: Event, connection: Connection) -> Answer | None:
         try:
             if not connection.is_open:
                 await connection.open(self._rng.choice(self._ports()))
@@ -126,7 +126,7 @@ class Sender:
         return answer
 
 
-class _Connection:
+class Connection:
     """One keep-alive connection at a time."""
 
     def __init__(self) -> None:

@@ -18,7 +18,7 @@ import subprocess
 import tempfile
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from xml.etree import ElementTree
@@ -57,6 +57,7 @@ class ApacheKafka(Service):
         self.directory = Path(directory).absolute()
         self._settings = settings or {}
         self._listeners = listeners or {}
+        self._advertised: dict[str, Sequence[int]] = {}
         self._cluster = base64.urlsafe_b64encode(b"relay" + uuid.uuid4().bytes[5:]).decode()[:22]
         ports: set[int] = set()
         while len(ports) < 2 * brokers:
@@ -68,6 +69,17 @@ class ApacheKafka(Service):
     @property
     def bootstrap_servers(self) -> str:
         return ",".join(f"127.0.0.1:{port}" for port, _ in self._ports)
+
+    def further_ports(self, listener: str) -> list[int]:
+        """Where the brokers really listen by one of the further listeners."""
+        return [ports[listener] for ports in self._further]
+
+    def advertise(self, listener: str, ports: Sequence[int]) -> None:
+        """Before the start: where clients of a further listener are sent, one port per broker.
+
+        For proxies, which lead to `further_ports`.
+        """
+        self._advertised[listener] = ports
 
     def servers(self, listener: str) -> str:
         """The same by one of the further listeners."""
@@ -97,6 +109,12 @@ class ApacheKafka(Service):
     def start_broker(self, broker: int = 0) -> None:
         """Start one again that was stopped or killed, and wait until the cluster is whole."""
         self._launch(broker)
+        self.wait_until_ready()
+
+    def start_all(self) -> None:
+        """Start every broker that does not run, all at once, and wait until they are a cluster."""
+        for broker in set(range(len(self._ports))) - self._processes.keys():
+            self._launch(broker)
         self.wait_until_ready()
 
     def stop_broker(self, broker: int = 0) -> None:
@@ -160,12 +178,17 @@ class ApacheKafka(Service):
         count = len(self._ports)
         replicas, in_sync = str(count), str(max(1, count - 1))
         listeners = {"PLAINTEXT": port, "CONTROLLER": controller_port} | self._further[broker]
+        advertised = {"PLAINTEXT": port} | {
+            name: self._advertised[name][broker] if name in self._advertised else at
+            for name, at in self._further[broker].items()
+        }
         protocols = {"PLAINTEXT": "PLAINTEXT", "CONTROLLER": "PLAINTEXT"} | self._listeners
         return {
             "process.roles": "broker,controller",
             "node.id": str(broker),
             "controller.quorum.voters": voters,
-            "listeners": ",".join(f"{name}://127.0.0.1:{at}" for name, at in listeners.items()),
+            "listeners": _addresses(listeners),
+            "advertised.listeners": _addresses(advertised),
             "controller.listener.names": "CONTROLLER",
             "inter.broker.listener.name": "PLAINTEXT",
             "listener.security.protocol.map": ",".join(map(":".join, protocols.items())),
@@ -193,6 +216,10 @@ class ApacheKafka(Service):
             self._processes[broker] = Process(
                 _java("kafka.Kafka", str(properties)), log=log, stop_with=_STOP_WITH
             )
+
+
+def _addresses(ports: Mapping[str, int]) -> str:
+    return ",".join(f"{name}://127.0.0.1:{port}" for name, port in ports.items())
 
 
 def fetch() -> Path:

@@ -27,7 +27,7 @@ from tests.acceptance.sender import Event, Sender, Webhook
 from tests.receiver.proxy import Proxy
 from tests.receiver.serving import Serving, event
 from tests.support.processes import eventually
-from tests.tls.replicas import Frozen, Replicas, execute
+from tests.support.replicas import Frozen, Replicas, execute
 
 SECRET = "whsec_" + "f" * 32
 

@@ -46,7 +46,7 @@ class Replicas:
     async def follow(self, leader: EmbeddedPostgres, follower: EmbeddedPostgres) -> None:
         """Make `follower` a synchronous standby of `leader`, as of now."""
         name = follower.data_dir.name
-        await asyncio.to_thread(_copy, leader, follower, name)
+        await asyncio.to_thread(copy, leader, follower, name)
         follower.start()
         await execute(leader, f"ALTER SYSTEM SET synchronous_standby_names = '{name}'")
         await execute(leader, "SELECT pg_reload_conf()")
@@ -86,7 +86,7 @@ async def execute(server: EmbeddedPostgres, statement: str) -> object:
         await pg.close()
 
 
-def _copy(leader: EmbeddedPostgres, follower: EmbeddedPostgres, name: str) -> None:
+def copy(leader: EmbeddedPostgres, follower: EmbeddedPostgres, name: str) -> None:
     user = run_as(leader.cluster)
     follower.data_dir.mkdir(mode=0o711)
     shutil.copyfile(leader.data_dir / "password", follower.data_dir / "password")

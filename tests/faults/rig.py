@@ -1,0 +1,231 @@
+"""One run: calm, attack, recovery, judgement."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from tests.faults import checker, evidence, recovery
+from tests.faults.attacks import ATTACKS, NotHereError
+from tests.faults.checker import Attacked
+from tests.faults.lanes import Lane
+from tests.faults.schedule import Planned
+from tests.faults.watch import Watch
+from tests.faults.world import OBJECTS, PREFIX, Window, World
+from tests.support.processes import eventually
+
+# What they do to forwarders, their database or their brokers can make them send a record again.
+_REPEATING: Final = frozenset(
+    name
+    for name in ATTACKS
+    if name
+    not in (
+        "kill_receiver",
+        "kill_snapshotter",
+        "freeze_receiver",
+        "freeze_snapshotter",
+        "rolling_restart",
+        "receiver_database_black_hole",
+        "client_half_open",
+        "slow_clients",
+        "broken_clients",
+        "long_transaction",
+        "topic_limit",
+    )
+)
+_SNAPSHOT_SECONDS = 30.0
+_DRAINED_SECONDS = 240.0
+_MOST_BYTES: Final = {"receiver": 700, "forwarder": 700, "snapshotter": 400}
+"""Megabytes that a process of a role may ever have had."""
+
+
+async def attack(
+    lane: Lane,
+    seed: int,
+    planned: Sequence[Planned],
+    seconds: float,
+    directory: Path,
+    *,
+    mutant: str = "",
+) -> list[str]:
+    """Run it all; the violations."""
+    async with World(lane, seed, directory, mutant=mutant) as world:
+        violations: list[str] = []
+        watch = Watch(world)
+        watching = asyncio.create_task(watch.run())
+        world.began = time.time()
+        world.tell("everything runs", events_per_second=lane.events_per_second)
+        sending = asyncio.create_task(world.load.send(lane.connections))
+        snapshots = asyncio.create_task(_snapshots(world))
+        await asyncio.sleep(lane.calm_seconds)
+        began = time.time()
+        tracks: dict[str, list[Planned]] = defaultdict(list)
+        for each in planned:
+            tracks[each.track].append(each)
+        running = [_track(world, each, began, violations) for each in tracks.values()]
+        await asyncio.gather(*running)
+        over = max([window.ended for window in world.windows], default=time.time())
+        world.tell("the last fault is over")
+        await asyncio.sleep(lane.recovery_seconds + 10.0)
+        snapshots.cancel()
+        world.load.stop()
+        world.side.stop()
+        await asyncio.wait_for(sending, 120)
+        await world.side.send(0)
+        with suppress(asyncio.CancelledError):
+            await snapshots
+        violations += await _drain(world)
+        watching.cancel()
+        exits = await world.stop_processes()
+        violations += watch.violations
+        violations += _process_violations(world, exits)
+        facts = await _facts(world, watch)
+        (directory / "facts.msgpack").write_bytes(msgspec.msgpack.encode((facts, watch.backlog)))
+        violations += checker.check(facts)
+        _tell(world, watch, facts)
+        violations += recovery.judge(world, watch, facts.proofs, facts.rows, over)
+        return violations
+
+
+async def _track(
+    world: World, faults: Sequence[Planned], began: float, violations: list[str]
+) -> None:
+    for each in faults:
+        await asyncio.sleep(max(began + each.at - time.time(), 0))
+        started = time.time()
+        world.tell(f"{each.fault} …")
+        try:
+            await ATTACKS[each.fault](world, random.Random(each.seed))
+        except NotHereError as error:
+            world.tell(f"{each.fault} NOT HERE: {error}")
+            continue
+        except Exception as error:
+            violations.append(f"{each.fault} went wrong: {type(error).__name__}: {error}")
+            world.tell(f"{each.fault} went wrong: {type(error).__name__}: {error}")
+        world.windows.append(Window(each.fault, started, time.time()))
+        world.tell(f"{each.fault} is over", seconds=round(time.time() - started, 1))
+
+
+async def _snapshots(world: World) -> None:
+    """Another one now and then."""
+    while True:
+        try:
+            started = await world.relay("snapshot", "start", "shop")
+            world.snapshots.append(started["id"])
+        except AssertionError:
+            pass  # the database is away, or one is running: as a person would, try again later
+        await asyncio.sleep(_SNAPSHOT_SECONDS)
+
+
+async def _drain(world: World) -> list[str]:
+    """Wait until nothing is pending any more, without any help."""
+
+    async def is_empty() -> bool:
+        pg = await world.postgres.connect()
+        try:
+            return not await pg.fetchval(
+                "SELECT EXISTS (SELECT FROM relay.queue) OR EXISTS (SELECT FROM relay.batch_note)"
+                " OR EXISTS (SELECT FROM relay.snapshots WHERE state = 'running')"
+            )
+        finally:
+            await pg.close()
+
+    try:
+        await eventually(is_empty, deadline=_DRAINED_SECONDS)
+    except TimeoutError:
+        pg = await world.postgres.connect()
+        left = await pg.fetchval("SELECT count(*) FROM relay.queue")
+        await pg.close()
+        return [f"{left} rows are still in the queue {_DRAINED_SECONDS:.0f} s after the end"]
+    return []
+
+
+def _process_violations(world: World, exits: Sequence[int | None]) -> list[str]:
+    found = []
+    for slot, status in zip(world.slots.values(), exits, strict=True):
+        if status not in (0, None):
+            found.append(f"{slot.name} ended with {status} when it was asked to end")
+        for at, code in slot.ended:
+            # What the hook in its transform does.
+            if not (code == 139 and slot.role == "forwarder"):
+                found.append(f"{slot.name} ended by itself with {code} at {at - world.began:.1f} s")
+        if slot.most_memory > _MOST_BYTES[slot.role] * 1_000_000:
+            found.append(f"{slot.name} had {slot.most_memory / 1e6:.0f} MB")
+    return found
+
+
+async def _facts(world: World, watch: Watch) -> Attacked:
+    pg = await world.postgres.connect()
+    try:
+        rows = await evidence.read_inbox(pg)
+        proofs = await evidence.read_receipts(pg)
+        states = {
+            row["id"]: row["state"]
+            for row in await pg.fetch("SELECT id, state FROM relay.snapshots")
+        }
+    finally:
+        await pg.close()
+    records = await evidence.read_records(world.kafka.cluster.bootstrap_servers, PREFIX)
+    lane = world.lane
+    # A lost batch is retaken when its lanes are free, and then tried row by row.
+    aftermath = lane.frozen_seconds + lane.fence_seconds + 30.0
+    listed = {name: set(world.stripe.resource(name, live=True).ids()) for name in OBJECTS}
+    return Attacked(
+        posted=[*world.load.posted, *world.side.posted, *world.uploaded],
+        rows=rows,
+        proofs=proofs,
+        records=records,
+        expected_dead=world.expected_dead,
+        deleted_topics=world.deleted_topics,
+        lost=watch.lost,
+        put_aside=watch.put_aside,
+        explained=[
+            *(
+                (window.began, window.ended + aftermath)
+                for window in world.windows
+                if window.fault in _REPEATING
+            ),
+            *_not_acknowledged_in_time(world),
+        ],
+        late=[(at - 0.5, at + lane.fence_seconds + 2.0) for at in world.thaws],
+        snapshots={each: listed for each in world.snapshots if states.get(each) == "finished"},
+    )
+
+
+def _not_acknowledged_in_time(world: World) -> list[tuple[float, float]]:
+    """When a forwarder put records aside, which is a fault of nobody's: a busy machine is slow."""
+    found = []
+    for log in world.directory.glob("forwarder-*.log"):
+        for line in log.read_text().splitlines():
+            if '"forwarder.batch"' in line and (told := json.loads(line))["parked"]:
+                at = datetime.fromisoformat(told["timestamp"]).timestamp()
+                found.append((at - 2 * world.lane.fence_seconds, at + 2 * world.lane.fence_seconds))
+    return found
+
+
+def _tell(world: World, watch: Watch, facts: Attacked) -> None:
+    repeats = len(facts.records) - len({proof.place for proof in facts.proofs})
+    world.tell(f"answers: {dict(sorted(world.load.answers.items()))}")
+    world.tell(
+        "counts:",
+        faults=len(world.windows),
+        posted=len(facts.posted),
+        inbox=len(facts.rows),
+        records=len(facts.records),
+        repeats=repeats,
+        late=len(checker.late_records(facts)),
+        snapshots=len(facts.snapshots),
+        kills=len(world.deaths),
+    )
+    memory = {slot.name: f"{slot.most_memory / 1e6:.0f}MB" for slot in world.slots.values()}
+    world.tell("most memory:", **memory)
