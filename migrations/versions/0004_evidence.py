@@ -54,9 +54,7 @@ def _add_seals() -> None:
             comment="inbox ids, in the order of leaves",
         ),
         sa.Column("leaves", sa.LargeBinary(), nullable=False, comment="32 bytes for each row"),
-        sa.Column(
-            "sealed_at", _MOMENT, server_default=sa.text("now()"), nullable=False
-        ),
+        sa.Column("sealed_at", _MOMENT, server_default=sa.text("now()"), nullable=False),
         sa.Column(
             "cluster", sa.BigInteger(), nullable=False, comment="system identifier of the server"
         ),
