@@ -15,7 +15,7 @@ from typing import Final
 
 import msgspec
 
-from tests.faults import checker, evidence, recovery
+from tests.faults import checker, consumer, evidence, recovery
 from tests.faults.attacks import ATTACKS, NotHereError
 from tests.faults.checker import Attacked
 from tests.faults.lanes import Lane
@@ -92,6 +92,7 @@ async def attack(
         facts = await _facts(world, watch)
         (directory / "facts.msgpack").write_bytes(msgspec.msgpack.encode((facts, watch.backlog)))
         violations += checker.check(facts)
+        violations += await _consumer_violations(world, facts)
         _tell(world, watch, facts)
         violations += recovery.judge(world, watch, facts.proofs, facts.rows, over)
         return violations
@@ -200,6 +201,15 @@ async def _facts(world: World, watch: Watch) -> Attacked:
         late=[(at - 0.5, at + lane.fence_seconds + 2.0) for at in world.thaws],
         snapshots={each: listed for each in world.snapshots if states.get(each) == "finished"},
     )
+
+
+async def _consumer_violations(world: World, facts: Attacked) -> list[str]:
+    """What a client of the topics makes of it, of those that still have all their records."""
+    topics = {record.place[0] for record in facts.records} - facts.deleted_topics.keys()
+    states = await consumer.read_states(
+        world.kafka.cluster.bootstrap_servers, topics, world.directory / "consumer.db"
+    )
+    return consumer.judge(states, facts.proofs, topics)
 
 
 def _not_acknowledged_in_time(world: World) -> list[tuple[float, float]]:
