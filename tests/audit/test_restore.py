@@ -47,9 +47,8 @@ async def test_dumped_and_restored_elsewhere(inbox: Inbox, direct_url: str, tmp_
         pg = await asyncpg.connect(server.dsn)
         database = Database(server.dsn)
         here = await pg.fetchval("SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint")
-        # Transactions begin anew there: what was stored before is partly of the future.
-        first, last = await pg.fetchrow("SELECT min(xact_id), max(xact_id) FROM relay.inbox")
-        assert first < here < last
+        # Transactions begin anew there: what was not sealed yet seems to be of the future.
+        assert here < await pg.fetchval("SELECT max(xact_id) FROM relay.inbox")
         assert (await audit(database, Scope(expected=(kept,)))).violations == ()
         for size in (1, 2):
             for stored in await store(pg, *(new_event(inbox.source_id) for _ in range(size))):
