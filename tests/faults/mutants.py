@@ -204,7 +204,7 @@ MUTANTS: Final[Mapping[str, Mutant]] = {
     "has_no_fence": Mutant(
         "lanes of a lost batch rest",
         _has_no_fence,
-        ["pooler_cut", "forwarder_database_half_open", "kafka_latency", "freeze_broker"],
+        ["pause_forwarder_without_database", "kafka_latency", "burst"],
     ),
     "writes_no_note": Mutant("a note before a batch", _writes_no_note, ["crash_transform"]),
     "does_not_deduplicate": Mutant(
