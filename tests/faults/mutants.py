@@ -84,11 +84,15 @@ def _locks_no_lanes() -> None:
 
 
 def _reads_rows_with_the_locks() -> None:
-    """The rows are those of the locking statement's snapshot, which may show settled ones."""
+    """The rows are those of the locking statement's snapshot, which may show settled ones.
+
+    With a moment between the snapshot and the locks, as on a busy server.
+    """
     from relay.store import queue
     from relay.store.queue import QueueRow
 
-    limit = queue._LOCK_LANES.rstrip()
+    moment = "FROM (SELECT pg_sleep(0.02) OFFSET 0) moment CROSS JOIN relay.lane l"
+    limit = queue._LOCK_LANES.rstrip().replace("FROM relay.lane l", moment)
     lanes = "unnest($1::int[], $2::smallint[]) AS l (source_id, lane)"
     rows = queue._READ_LANES.replace(lanes, "locked AS l").replace("LIMIT $3", "LIMIT 60")
     together = f"WITH locked AS MATERIALIZED ({limit}) {rows}"
@@ -200,7 +204,7 @@ MUTANTS: Final[Mapping[str, Mutant]] = {
     "has_no_fence": Mutant(
         "lanes of a lost batch rest",
         _has_no_fence,
-        ["pooler_cut", "forwarder_database_half_open", "kafka_latency", "freeze_broker"],
+        ["pause_forwarder_without_database", "kafka_latency", "burst"],
     ),
     "writes_no_note": Mutant("a note before a batch", _writes_no_note, ["crash_transform"]),
     "does_not_deduplicate": Mutant(

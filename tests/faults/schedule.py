@@ -19,6 +19,7 @@ TRACKS: Final[Mapping[str, Sequence[str]]] = {
         "freeze_forwarder_in_statement",
         "kill_snapshotter",
         "freeze_forwarder_by_socket",
+        "pause_forwarder_without_database",
         "freeze_receiver",
         "freeze_forwarder_reading",
         "clock_ahead",

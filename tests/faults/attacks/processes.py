@@ -14,6 +14,11 @@ from tests.faults.load import make_event
 from tests.faults.world import AWAY, World
 from tests.support.processes import eventually
 
+_PAUSES = 8
+_END_FORWARDERS = """
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'relay_test_forwarder'
+"""
+
 
 async def kill_forwarder(world: World, rng: random.Random) -> None:
     """At any moment, or while it waits to settle: its records are in Kafka by then."""
@@ -77,6 +82,25 @@ async def freeze_forwarder_reading(world: World, rng: random.Random) -> None:
         await world.proxies.set_mode("forwarder>one", "open")
         await world.proxies.set_mode("forwarder>two", "open")
     await _stay_frozen(world, slot)
+
+
+async def pause_forwarder_without_database(world: World, rng: random.Random) -> None:
+    """Shorter than the fence: what it had handed to the client is sent when it goes on.
+
+    Nobody may have overtaken it meanwhile, although its transaction is gone.
+    """
+    for _ in range(_PAUSES):
+        slot = await choose(world, "forwarder", rng)
+        slot.freeze()
+        try:
+            with suppress(*AWAY):
+                pg = await world.postgres.connect()
+                await pg.execute(_END_FORWARDERS)
+                pg.terminate()
+            await asyncio.sleep(0.4 * world.lane.fence_seconds)
+        finally:
+            slot.thaw()
+        await asyncio.sleep(0.3)
 
 
 async def freeze_receiver(world: World, rng: random.Random) -> None:
@@ -180,6 +204,7 @@ ATTACKS = {
         freeze_forwarder_by_socket,
         freeze_forwarder_in_statement,
         freeze_forwarder_reading,
+        pause_forwarder_without_database,
         freeze_receiver,
         freeze_snapshotter,
         clock_ahead,
