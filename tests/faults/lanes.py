@@ -16,6 +16,8 @@ class Lane(msgspec.Struct, frozen=True, kw_only=True):
     attack_seconds: float
     recovery_seconds: float = 60.0
     """In which everything must be back to normal after the last fault."""
+    drained_seconds: float = 240.0
+    """In which nothing is pending any more after the last request."""
     events_per_second: float
     connections: int = 16
     scale: float
@@ -59,7 +61,12 @@ SHORT: Final = Lane(
 )
 
 BRIEF: Final = msgspec.structs.replace(
-    SHORT, name="brief", calm_seconds=10, attack_seconds=60, recovery_seconds=10
+    SHORT,
+    name="brief",
+    calm_seconds=10,
+    attack_seconds=60,
+    recovery_seconds=10,
+    drained_seconds=30,
 )
 """For a deployment with a broken rule: it has to show soon."""
 

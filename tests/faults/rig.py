@@ -44,7 +44,6 @@ _REPEATING: Final = frozenset(
     )
 )
 _SNAPSHOT_SECONDS = 30.0
-_DRAINED_SECONDS = 240.0
 _MOST_BYTES: Final = {"receiver": 700, "forwarder": 700, "snapshotter": 400}
 """Megabytes that a process of a role may ever have had."""
 
@@ -142,12 +141,14 @@ async def _drain(world: World) -> list[str]:
             await pg.close()
 
     try:
-        await eventually(is_empty, deadline=_DRAINED_SECONDS)
+        await eventually(is_empty, deadline=world.lane.drained_seconds)
     except TimeoutError:
         pg = await world.postgres.connect()
         left = await pg.fetchval("SELECT count(*) FROM relay.queue")
         await pg.close()
-        return [f"{left} rows are still in the queue {_DRAINED_SECONDS:.0f} s after the end"]
+        return [
+            f"{left} rows are still in the queue {world.lane.drained_seconds:.0f} s after the end"
+        ]
     return []
 
 

@@ -145,7 +145,7 @@ async def crash_transform(world: World, rng: random.Random) -> None:
                 pg.terminate()
         return False
 
-    await eventually(is_dead, deadline=120 + 20 * world.lane.fence_seconds)
+    await eventually(is_dead, deadline=60 + 20 * world.lane.fence_seconds)
 
 
 async def _kill(world: World, role: str, rng: random.Random) -> None:
