@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -45,6 +46,9 @@ def main() -> None:
         print(f"  {each.at:7.1f} s  {each.track:10}  {each.fault}")
     if options.plan:
         return
+    # Whoever ends it, also in the background: disks are taken out again.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     directory = Path(tempfile.mkdtemp(prefix="relay-faults-"))
     began = time.monotonic()
     violations = asyncio.run(
