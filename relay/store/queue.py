@@ -21,11 +21,14 @@ from relay.store.text import storable
 # One round trip. READ COMMITTED is stated whatever the server's default: each statement must see
 # what was committed before it. A client that is frozen while idle is ended by the server itself.
 # Plans are kept for minutes, and one that was made while the queue or the newest partition was
-# empty would read the whole of it, however long it has grown, for every claim and every row.
+# empty would read the whole of it, however long it has grown, for every claim and every row. Where
+# a table has to be read whole after all, such as that of the notes, it then looks so dear to
+# PostgreSQL before 18 that JIT would compile the statement for seconds, each time anew.
 BEGIN = (
     "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;"
     "SET LOCAL synchronous_commit = on;"
     "SET LOCAL enable_seqscan = off;"
+    "SET LOCAL jit = off;"
     "SET LOCAL idle_in_transaction_session_timeout = {idle_ms}"
 )
 

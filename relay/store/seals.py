@@ -150,7 +150,7 @@ class _Step(msgspec.Struct, frozen=True):
 async def _step(pg: asyncpg.Connection, place: _Place, width: int) -> _Step:
     async with pg.transaction(isolation=READ_COMMITTED):
         # The planner guesses that a third of the inbox lies ahead, and would read all of it.
-        await pg.execute("SET LOCAL enable_seqscan = off")
+        await pg.execute("SET LOCAL enable_seqscan = off; SET LOCAL jit = off")  # see queue.BEGIN
         until, after, is_last = await _range(pg, place, width)
         head = await read_head(pg)
         rows = seals = 0

@@ -411,3 +411,17 @@ async def test_reading_a_claimed_row_prunes_the_partitions(pg: asyncpg.Connectio
         if node.get("Relation Name", "").startswith("inbox_") and node["Actual Loops"]
     ]
     assert len(touched) == 1
+
+
+async def test_a_claim_is_never_compiled(pg: asyncpg.Connection) -> None:
+    """JIT takes seconds for what takes milliseconds. The wheel's PostgreSQL has none, Debian's has.
+
+    What makes it tempting is a plan that scans in spite of `enable_seqscan`: before 18 its cost
+    is above every threshold.
+    """
+    await pg.execute(queue.BEGIN.format(idle_ms=0))
+    await pg.execute("SET LOCAL jit_above_cost = 0")
+    plan = await pg.fetchval(f"EXPLAIN (ANALYZE, FORMAT JSON) {queue._LOCK_LANES}", 0, 0, 16)
+    assert "JIT" not in plan[0]
+    assert await pg.fetchval("SHOW jit") == "off"
+    await pg.execute("ROLLBACK")
