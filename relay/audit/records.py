@@ -159,6 +159,7 @@ class _Partition:
         self._is_compacted = is_compacted
         self._is_whole = is_whole
         self._chunk: list[_Found] = []
+        self._size = 0
 
     async def compare(self, topic: str, partition: int) -> None:
         low, high = await asyncio.to_thread(self._reader.watermarks, topic, partition)
@@ -233,13 +234,13 @@ class _Partition:
 
     async def _collect(self, found: _Found) -> None:
         self._chunk.append(found)
-        size = sum(len(each.record.value or b"") for each in self._chunk)
-        if len(self._chunk) >= _CHUNK_RECORDS or size >= _CHUNK_BYTES:
+        self._size += len(found.record.value or b"")
+        if len(self._chunk) >= _CHUNK_RECORDS or self._size >= _CHUNK_BYTES:
             await self._judge()
 
     async def _judge(self) -> None:
         """Compare what was collected with the bytes that it was made of."""
-        chunk, self._chunk = self._chunk, []
+        chunk, self._chunk, self._size = self._chunk, [], 0
         claimed = {id(each): _claimed_id(each) for each in chunk}
         ids = sorted({each for each in claimed.values() if each is not None})
         events = await evidence.bodies(self._pg, ids) if ids else {}

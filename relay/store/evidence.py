@@ -100,23 +100,13 @@ async def altered(pg: asyncpg.Connection, page: Sequence[asyncpg.Record]) -> dic
     return {row["inbox_id"]: row["body_bytes"] for row in found}
 
 
-# The table where it may be read, and else the view; neither on a schema without redactions.
-_REDACTIONS = """
-SELECT CASE WHEN has_table_privilege(to_regclass('relay.redaction'), 'SELECT') THEN 'table'
-            WHEN to_regclass('relay.redactions') IS NOT NULL THEN 'view' END
-"""
-_REDACTED = {
-    "table": "SELECT inbox_id, received_at FROM relay.redaction WHERE inbox_id = ANY ($1)",
-    "view": "SELECT inbox_id, received_at FROM relay.redactions WHERE inbox_id = ANY ($1)",
-}
-
-
 async def redacted(pg: asyncpg.Connection, ids: Sequence[int]) -> set[tuple[int, datetime]]:
     """Those of which a redaction says that the body was erased."""
-    place = await pg.fetchval(_REDACTIONS) if ids else None
-    if place is None:
+    if not ids:
         return set()
-    found = await pg.fetch(_REDACTED[place], ids)
+    found = await pg.fetch(
+        "SELECT inbox_id, received_at FROM relay.redactions WHERE inbox_id = ANY ($1)", ids
+    )
     return {(row["inbox_id"], row["received_at"]) for row in found}
 
 

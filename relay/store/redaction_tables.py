@@ -40,3 +40,6 @@ redaction = Table(
 )
 
 REDACTION_TABLES = (redaction,)
+
+IS_REDACTED = "(octet_length(i.body) = 0 AND i.body_sha256 <> sha256(''))"
+"""In SQL, of a row `i` of the inbox."""

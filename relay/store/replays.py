@@ -26,9 +26,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from relay.core.errors import ConfigError, UnusableEvent
 from relay.core.event import peek
 from relay.core.routing import key_of, lane_of, record_key
+from relay.store import redactions
 from relay.store.events import Filter, Operator, conditions_on_events, events_view, log
 from relay.store.frozen import OPERATOR_HOLDS_LANES
-from relay.store.redaction_tables import redaction
+from relay.store.redaction_tables import IS_REDACTED, redaction
 from relay.store.tables import inbox, receipt
 from relay.store.text import is_storable
 
@@ -115,8 +116,7 @@ async def count(connection: AsyncConnection, choice: Choice) -> int:
 
 async def count_redacted(connection: AsyncConnection, choice: Choice) -> int:
     """How many of those were redacted, and will be left out."""
-    there = await connection.execute(sql("SELECT to_regclass('relay.redaction') IS NOT NULL"))
-    if not there.scalar_one():
+    if not await redactions.is_possible(connection):
         return 0
     proof = select(redaction.c.inbox_id).where(
         redaction.c.inbox_id == events_view.c.id,
@@ -266,9 +266,9 @@ async def _move_behind(connection: AsyncConnection, run: Run) -> None:
     await connection.execute(sql(_MOVE_BEHIND), given)
 
 
-_READ = """
+_READ = f"""
 SELECT i.id, i.received_at, i.source_id, i.object_id, octet_length(i.body) AS bytes,
-       octet_length(i.body) = 0 AND i.body_sha256 <> sha256('') AS is_redacted,
+       {IS_REDACTED} AS is_redacted,
        CASE WHEN i.object_id IS NULL THEN i.body END AS body
 FROM unnest(CAST(:ids AS bigint[]), CAST(:moments AS timestamptz[])) AS w (id, received_at)
 CROSS JOIN LATERAL (
@@ -276,7 +276,7 @@ CROSS JOIN LATERAL (
 ) i
 JOIN relay.source s ON s.id = i.source_id AND s.deleted_at IS NULL
 ORDER BY i.id
-"""
+"""  # noqa: S608 - a constant of ours
 
 _INSERT = """
 INSERT INTO relay.queue (source_id, lane, number, inbox_id, received_at, key_hash, bytes, kind,

@@ -11,6 +11,8 @@ from typing import Final
 
 import msgspec
 
+_SECONDS_PER_FAULT: Final = 30.0
+
 TRACKS: Final[Mapping[str, Sequence[str]]] = {
     "processes": (
         "kill_forwarder",
@@ -84,6 +86,3 @@ def plan(seed: int, seconds: float, tracks: Mapping[str, Sequence[str]] = TRACKS
             at = number * gap + rng.uniform(0.0, 0.4) * gap
             planned.append(Planned(round(at, 1), track, fault, rng.randrange(10**9)))
     return sorted(planned, key=lambda each: (each.at, each.track))
-
-
-_SECONDS_PER_FAULT = 30.0

@@ -35,8 +35,8 @@ from confluent_kafka.admin import (
 from relay.dev.postgres import EmbeddedPostgres
 from tests.faults.proxy import Proxies
 from tests.support.kafka import ApacheKafka
-from tests.support.processes import eventually, running
-from tests.support.replicas import copy, execute
+from tests.support.processes import running
+from tests.support.replicas import execute, follow
 
 HOSTS: Final = ("one", "two")
 DISK_MEGABYTES: Final = 2_000
@@ -140,19 +140,7 @@ class Postgres:
 
     async def follow(self) -> None:
         """Make a new synchronous standby of the primary, in the place of what was there."""
-        host = self.follower
-        server = self._new(host)
-        name = server.data_dir.name
-        await asyncio.to_thread(copy, self.server, server, name)
-        await asyncio.to_thread(server.start)
-        await execute(self.server, f"ALTER SYSTEM SET synchronous_standby_names = '{name}'")
-        await execute(self.server, "SELECT pg_reload_conf()")
-
-        async def is_synchronous() -> bool:
-            state = await execute(self.server, "SELECT min(sync_state) FROM pg_stat_replication")
-            return state == "sync"
-
-        await eventually(is_synchronous, deadline=60)
+        await follow(self.server, self._new(self.follower))
         await self._lead_ways()
 
     async def connect(self) -> asyncpg.Connection:

@@ -29,7 +29,6 @@ class Watch:
         self.backlog: list[tuple[float, int]] = []
         """Unix seconds, and the rows of the queue that nothing keeps waiting."""
         self._dead_notes: dict[str, float] = {}
-        self._deaths: dict[str, float] = {}
         self._up_since = time.time()
 
     async def run(self) -> None:

@@ -7,7 +7,7 @@ import json
 import random
 import tempfile
 import time
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -196,19 +196,18 @@ class World:
 
     async def is_settled(self, event_id: str) -> bool:
         """Whether an event is stored and nothing is left to do for it."""
-        try:
+        state = await self.ask("SELECT state FROM relay.events WHERE event_id = $1", event_id)
+        return state not in (None, "pending", "retrying")
+
+    async def ask(self, query: str, *arguments: object) -> Any:
+        """One value out of the primary; None while it is away."""
+        with suppress(*AWAY):
             pg = await self.postgres.connect()
-        except AWAY:
-            return False
-        try:
-            state = await pg.fetchval(
-                "SELECT state FROM relay.events WHERE event_id = $1", event_id
-            )
-            return state not in (None, "pending", "retrying")
-        except AWAY:
-            return False
-        finally:
-            pg.terminate()
+            try:
+                return await pg.fetchval(query, *arguments)
+            finally:
+                pg.terminate()
+        return None
 
     def tell(self, text: str, **figures: Any) -> None:
         """A line of the report, with the seconds since the load began."""

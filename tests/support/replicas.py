@@ -37,29 +37,30 @@ class Replicas:
 
     async def start(self) -> None:
         self.primary.start()
-        await self.follow(self.primary, self.standby)
+        await follow(self.primary, self.standby)
 
     def stop(self) -> None:
         for server in (self.standby, self.primary):
             server.stop()
 
-    async def follow(self, leader: EmbeddedPostgres, follower: EmbeddedPostgres) -> None:
-        """Make `follower` a synchronous standby of `leader`, as of now."""
-        name = follower.data_dir.name
-        await asyncio.to_thread(copy, leader, follower, name)
-        follower.start()
-        await execute(leader, f"ALTER SYSTEM SET synchronous_standby_names = '{name}'")
-        await execute(leader, "SELECT pg_reload_conf()")
-
-        async def is_synchronous() -> bool:
-            state = await execute(leader, "SELECT min(sync_state) FROM pg_stat_replication")
-            return state == "sync"
-
-        await eventually(is_synchronous)
-
     async def fail_over(self) -> None:
         """The primary crashed: the standby takes its place."""
         await execute(self.standby, "SELECT pg_promote()")
+
+
+async def follow(leader: EmbeddedPostgres, follower: EmbeddedPostgres) -> None:
+    """Make `follower` a synchronous standby of `leader`, as of now."""
+    name = follower.data_dir.name
+    await asyncio.to_thread(_copy, leader, follower, name)
+    await asyncio.to_thread(follower.start)
+    await execute(leader, f"ALTER SYSTEM SET synchronous_standby_names = '{name}'")
+    await execute(leader, "SELECT pg_reload_conf()")
+
+    async def is_synchronous() -> bool:
+        state = await execute(leader, "SELECT min(sync_state) FROM pg_stat_replication")
+        return state == "sync"
+
+    await eventually(is_synchronous, deadline=60)
 
 
 class Frozen:
@@ -86,7 +87,7 @@ async def execute(server: EmbeddedPostgres, statement: str) -> object:
         await pg.close()
 
 
-def copy(leader: EmbeddedPostgres, follower: EmbeddedPostgres, name: str) -> None:
+def _copy(leader: EmbeddedPostgres, follower: EmbeddedPostgres, name: str) -> None:
     user = run_as(leader.cluster)
     follower.data_dir.mkdir(mode=0o711)
     shutil.copyfile(leader.data_dir / "password", follower.data_dir / "password")

@@ -27,7 +27,7 @@ from tests.acceptance.sender import Event, Sender, Webhook
 from tests.receiver.proxy import Proxy
 from tests.receiver.serving import Serving, event
 from tests.support.processes import eventually
-from tests.support.replicas import Frozen, Replicas, execute
+from tests.support.replicas import Frozen, Replicas, execute, follow
 
 SECRET = "whsec_" + "f" * 32
 
@@ -88,7 +88,7 @@ async def test_a_standby_takes_over(
         # It receives, but not as safely as it should.
         await eventually(lambda: _has(process, "durability"))
         assert "synchronous_standby_names is empty" in (await reasons(process))["durability"]
-        await replicas.follow(replicas.standby, third)
+        await follow(replicas.standby, third)
         await eventually(lambda: _is_ready(process))
 
         await eventually(lambda: _is_empty(replicas.standby), deadline=60)

@@ -71,9 +71,7 @@ async def large_uploads(world: World, rng: random.Random) -> None:
 
 async def _trickle(world: World, rng: random.Random) -> None:
     with suppress(OSError, IndexError):
-        reader, writer = await asyncio.open_connection(
-            "127.0.0.1", rng.choice(world.receiver_ports())
-        )
+        _, writer = await asyncio.open_connection("127.0.0.1", rng.choice(world.receiver_ports()))
         request = _unsigned(world, rng)
         try:
             for byte in request[: rng.randrange(1, 80)]:
@@ -82,7 +80,6 @@ async def _trickle(world: World, rng: random.Random) -> None:
                 await asyncio.sleep(rng.uniform(0.05, 0.3))
         finally:
             writer.transport.abort()
-            del reader
 
 
 async def _send(world: World, rng: random.Random, request: bytes) -> None:

@@ -11,7 +11,7 @@ from tests.faults.attacks.common import NotHereError, choose, frozen_long_enough
 from tests.faults.fleet import Slot, clock_off_by
 from tests.faults.hooks.sitecustomize import MARK
 from tests.faults.load import make_event
-from tests.faults.world import AWAY, World
+from tests.faults.world import World
 from tests.support.processes import eventually
 
 _PAUSES = 8
@@ -93,10 +93,7 @@ async def pause_forwarder_without_database(world: World, rng: random.Random) -> 
         slot = await choose(world, "forwarder", rng)
         slot.freeze()
         try:
-            with suppress(*AWAY):
-                pg = await world.postgres.connect()
-                await pg.execute(_END_FORWARDERS)
-                pg.terminate()
+            await world.ask(_END_FORWARDERS)
             await asyncio.sleep(0.4 * world.lane.fence_seconds)
         finally:
             slot.thaw()
@@ -134,18 +131,8 @@ async def crash_transform(world: World, rng: random.Random) -> None:
     )
     world.expected_dead[event.event_id] = "crashed_worker"
     await world.side.post(event)
-
-    async def is_dead() -> bool:
-        with suppress(*AWAY):
-            pg = await world.postgres.connect()
-            try:
-                query = "SELECT EXISTS (SELECT FROM relay.dead_letters WHERE event_id = $1)"
-                return bool(await pg.fetchval(query, event.event_id))
-            finally:
-                pg.terminate()
-        return False
-
-    await eventually(is_dead, deadline=60 + 20 * world.lane.fence_seconds)
+    deadline = 60 + 20 * world.lane.fence_seconds
+    await eventually(lambda: world.is_settled(event.event_id), deadline=deadline)
 
 
 async def _kill(world: World, role: str, rng: random.Random) -> None:
@@ -170,14 +157,8 @@ async def _stay_frozen(world: World, slot: Slot) -> None:
 
 async def _is_sending(world: World) -> bool:
     """Whether a server waits for a client to take what it has to send."""
-    with suppress(*AWAY):
-        pg = await world.postgres.connect()
-        try:
-            query = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'ClientWrite'"
-            return bool(await pg.fetchval(query))
-        finally:
-            pg.terminate()
-    return False
+    query = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'ClientWrite'"
+    return bool(await world.ask(query))
 
 
 async def _other_clock(world: World, rng: random.Random, minutes: int) -> None:
