@@ -84,6 +84,12 @@ async def postgres(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Da
         yield databases
 
 
+@pytest.fixture(scope="session")
+def installation() -> Installation | None:
+    """What the server of this run is of; none for the embedded one."""
+    return _installation()
+
+
 def _installation() -> Installation | None:
     if _POSTGRES is None:
         return None

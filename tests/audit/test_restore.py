@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 
 from relay.audit import Scope, audit
-from relay.dev.postgres import EmbeddedPostgres, installations
+from relay.dev.postgres import EmbeddedPostgres, Installation, installations
 from relay.store import seals
 from relay.store.engine import Database
 from tests.audit.conftest import Inbox
@@ -19,16 +19,20 @@ from tests.store.test_seals import assert_all_sealed_once, sealed_ids
 pytestmark = pytest.mark.slow
 
 
-async def run(program: str, *arguments: str) -> None:
-    newest = max(installations(), key=lambda each: each.major)
+async def run(program: Path, *arguments: str) -> None:
     process = await asyncio.create_subprocess_exec(
-        str(newest.programs / program), *arguments, stderr=asyncio.subprocess.PIPE
+        str(program), *arguments, stderr=asyncio.subprocess.PIPE
     )
     _, errors = await process.communicate()
     assert process.returncode == 0, errors.decode()
 
 
-async def test_dumped_and_restored_elsewhere(inbox: Inbox, direct_url: str, tmp_path: Path) -> None:
+async def test_dumped_and_restored_elsewhere(
+    inbox: Inbox, direct_url: str, installation: Installation | None, tmp_path: Path
+) -> None:
+    # Both clusters and the programs are of one build. Others may lack lz4, or not know what the
+    # server keeps in its catalog (`pg_attver`, since 15.20).
+    build = installation or installations()[0]
     for _ in range(5000):
         await inbox.pg.execute("SELECT pg_current_xact_id()")
     (inbox.ids["old"],) = await store(inbox.pg, new_event(inbox.source_id, "evt_old"))
@@ -40,10 +44,11 @@ async def test_dumped_and_restored_elsewhere(inbox: Inbox, direct_url: str, tmp_
     for stored in await store(inbox.pg, *(new_event(inbox.source_id) for _ in range(3))):
         await deliver(inbox.pg, stored)
     dump = str(tmp_path / "relay.dump")
-    await run("pg_dump", "-Fc", "--schema=relay", f"--file={dump}", direct_url)
+    await run(build.programs / "pg_dump", "-Fc", "--schema=relay", f"--file={dump}", direct_url)
 
-    async with EmbeddedPostgres(tmp_path / "elsewhere") as server:
-        await run("pg_restore", "--no-owner", "--no-acl", f"--dbname={server.dsn}", dump)
+    async with EmbeddedPostgres(tmp_path / "elsewhere", installation=build) as server:
+        arguments = ("--no-owner", "--no-acl", f"--dbname={server.dsn}", dump)
+        await run(build.programs / "pg_restore", *arguments)
         pg = await asyncpg.connect(server.dsn)
         database = Database(server.dsn)
         here = await pg.fetchval("SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint")
