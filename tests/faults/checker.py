@@ -7,6 +7,8 @@ deleted, and the one window that remains by design.
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 
@@ -124,6 +126,30 @@ def late_records(facts: Attacked) -> list[Record]:
         if record.place not in places
         and any(began <= record.at <= ended for began, ended in facts.late)
     ]
+
+
+class Overtaken(msgspec.Struct, frozen=True):
+    """A record that came late, and how many seconds after the first newer one of its key."""
+
+    record: Record
+    seconds: float
+
+
+def overtaken_records(facts: Attacked) -> list[Overtaken]:
+    """Of the late ones, those behind a record of a newer event of their key: the window itself."""
+    numbers = {row.event_id: row.inbox_id for row in facts.rows}
+    late = {record.place for record in late_records(facts)}
+    highest: dict[tuple[str, int, bytes], list[tuple[int, float]]] = defaultdict(list)
+    found = []
+    for record in sorted(facts.records, key=lambda record: record.place):
+        number = numbers.get(record.event_id, -1)
+        line = highest[*record.place[:2], record.key]
+        newer = bisect_right(line, (number, math.inf))
+        if newer == len(line):
+            line.append((number, record.at))
+        elif record.place in late:
+            found.append(Overtaken(record, record.at - line[newer][1]))
+    return found
 
 
 def order_is_kept(facts: Attacked) -> list[str]:

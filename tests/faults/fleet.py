@@ -85,6 +85,13 @@ class Slot:
         self._frozen = False
         os.kill(self.pid, signal.SIGCONT)
 
+    def ports(self) -> set[int]:
+        """Its own of all its TCP connections."""
+        sockets = {os.readlink(each) for each in Path(f"/proc/{self.pid}/fd").iterdir()}
+        lines = Path(f"/proc/{self.pid}/net/tcp").read_text().splitlines()[1:]
+        fields = [line.split() for line in lines]
+        return {int(f[1].rpartition(":")[2], 16) for f in fields if f"socket:[{f[9]}]" in sockets}
+
     async def restart(self, **environment: str) -> int | None:
         """SIGTERM, and another one with further settings; the exit status of the first."""
         assert self.serving is not None

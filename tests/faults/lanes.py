@@ -14,6 +14,8 @@ class Lane(msgspec.Struct, frozen=True, kw_only=True):
     calm_seconds: float
     """Before the first fault, to know what is normal."""
     attack_seconds: float
+    seconds_per_fault: float
+    """How close the faults of a track follow one another."""
     recovery_seconds: float = 60.0
     """In which everything must be back to normal after the last fault."""
     drained_seconds: float = 240.0
@@ -31,16 +33,20 @@ class Lane(msgspec.Struct, frozen=True, kw_only=True):
         return float(self.settings.get("RELAY_FROZEN_AFTER_SECONDS", 30))
 
     @property
+    def delivery_seconds(self) -> float:
+        return float(self.settings.get("RELAY_DELIVERY_TIMEOUT_SECONDS", 10))
+
+    @property
     def fence_seconds(self) -> float:
         """Until the lanes of a dead process are free."""
-        delivery = float(self.settings.get("RELAY_DELIVERY_TIMEOUT_SECONDS", 10))
-        return delivery + float(self.settings.get("RELAY_FENCE_MARGIN_SECONDS", 5))
+        return self.delivery_seconds + float(self.settings.get("RELAY_FENCE_MARGIN_SECONDS", 5))
 
 
 SHORT: Final = Lane(
     name="short",
     calm_seconds=20,
     attack_seconds=240,
+    seconds_per_fault=30,
     events_per_second=100,
     scale=0.1,
     uploads=40,
@@ -72,8 +78,9 @@ BRIEF: Final = msgspec.structs.replace(
 
 LONG: Final = Lane(
     name="long",
-    calm_seconds=60,
-    attack_seconds=2400,
+    calm_seconds=30,
+    attack_seconds=600,
+    seconds_per_fault=60,
     events_per_second=100,
     scale=1.0,
     uploads=200,

@@ -4,8 +4,10 @@
 
 reads one JSON object per line from its standard input and answers each with one on its standard
 output: ``{"open": "a>b", "to": ["127.0.0.1", 5432]}`` gives ``{"port": …}``, ``{"way": "a>b",
-"to": …}`` leads new connections elsewhere, and ``{"way": "a>b", "mode": …, "value": …}`` changes
-what becomes of the bytes. It ends when its standard input does.
+"to": …}`` leads new connections elsewhere, ``{"way": "a>b", "mode": …, "value": …}`` changes what
+becomes of the bytes, and ``{"way": "a>b", "hold": [40001, …]}`` keeps what the connections from
+these ports send from now on, until ``{"way": "a>b", "hold": []}``; the answer says how many
+``bytes`` are kept. It ends when its standard input does.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import json
 import socket
 import struct
 import sys
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
@@ -40,6 +43,9 @@ class Way:
         self._flowing.set()
         self._pairs: set[tuple[asyncio.StreamWriter, asyncio.StreamWriter]] = set()
         self._half_open: set[tuple[asyncio.StreamWriter, asyncio.StreamWriter]] = set()
+        self._held_ports: frozenset[int] = frozenset()
+        self._released = asyncio.Event()
+        self.held_bytes = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def open(self) -> int:
@@ -62,6 +68,14 @@ class Way:
                 _reset(near)
                 _reset(far)
 
+    def hold(self, ports: Collection[int]) -> None:
+        """What was sent from these ports is kept from now on, and goes on when others are named."""
+        if self._held_ports != (named := frozenset(ports)):
+            self._released.set()
+            self._released = asyncio.Event()
+            self._held_ports = named
+            self.held_bytes = 0
+
     async def _accept(self, reader: asyncio.StreamReader, near: asyncio.StreamWriter) -> None:
         try:
             back, far = await asyncio.open_connection(*self.target)
@@ -70,7 +84,7 @@ class Way:
             return
         pair = (near, far)
         self._pairs.add(pair)
-        there = asyncio.create_task(self._pump(reader, far))
+        there = asyncio.create_task(self._pump(reader, far, near.get_extra_info("peername")[1]))
         here = asyncio.create_task(self._pump(back, near))
         self._tasks |= {there, here}
         await asyncio.wait({there, here}, return_when=asyncio.FIRST_COMPLETED)
@@ -83,9 +97,14 @@ class Way:
         self._pairs.discard(pair)
         self._half_open.discard(pair)
 
-    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+    async def _pump(
+        self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, port: int | None = None
+    ) -> None:
         with suppress(OSError):
             while data := await source.read(_PIECE):
+                if port in self._held_ports:
+                    self.held_bytes += len(data)
+                    await self._released.wait()
                 await self._flowing.wait()
                 if self.seconds:
                     await asyncio.sleep(self.seconds)
@@ -144,6 +163,12 @@ class Proxies:
         for name in ways:
             await self._ask({"way": name, "mode": mode, "value": value})
 
+    async def hold(self, prefix: str, ports: Collection[int]) -> int:
+        """Keep what is sent from these ports through every such way; how many bytes it is yet."""
+        ways = [name for name in self.ports if name.startswith(prefix)]
+        answers = [await self._ask({"way": name, "hold": sorted(ports)}) for name in ways]
+        return sum(answer["bytes"] for answer in answers)
+
     async def _ask(self, question: dict[str, Any]) -> dict[str, Any]:
         assert self._process is not None
         assert self._process.stdin is not None
@@ -171,6 +196,9 @@ async def main() -> None:
             way.target = (asked["to"][0], asked["to"][1])
         if "mode" in asked:
             way.set_mode(asked["mode"], asked["value"])
+        if "hold" in asked:
+            way.hold(asked["hold"])
+            answer["bytes"] = way.held_bytes
         print(json.dumps(answer), flush=True)
 
 

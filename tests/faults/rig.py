@@ -15,7 +15,7 @@ from typing import Final
 
 import msgspec
 
-from tests.faults import checker, consumer, evidence, recovery
+from tests.faults import audited, checker, consumer, evidence, recovery
 from tests.faults.attacks import ATTACKS, NotHereError
 from tests.faults.checker import Attacked
 from tests.faults.lanes import Lane
@@ -41,9 +41,11 @@ _REPEATING: Final = frozenset(
         "broken_clients",
         "long_transaction",
         "topic_limit",
+        "burst",
     )
 )
-_SNAPSHOT_SECONDS = 30.0
+_LATE: Final = "late_records"
+_SNAPSHOT_SECONDS: Final = 30.0
 _MOST_BYTES: Final = {"receiver": 700, "forwarder": 700, "snapshotter": 400}
 """Megabytes that a process of a role may ever have had."""
 
@@ -67,7 +69,10 @@ async def attack(
         sending = asyncio.create_task(world.load.send(lane.connections))
         snapshots = asyncio.create_task(_snapshots(world))
         await asyncio.sleep(lane.calm_seconds)
-        began = time.time()
+        if _LATE in {each.fault for each in planned}:
+            # Once by itself, where nothing else can keep the records from coming.
+            await _bring_about(world, Planned(0.0, "alone", _LATE, seed), violations)
+        alone_until = began = time.time()
         tracks: dict[str, list[Planned]] = defaultdict(list)
         for each in planned:
             tracks[each.track].append(each)
@@ -75,6 +80,7 @@ async def attack(
         await asyncio.gather(*running)
         over = max([window.ended for window in world.windows], default=time.time())
         world.tell("the last fault is over")
+        head = await audited.read_head(world)
         await asyncio.sleep(lane.recovery_seconds + 10.0)
         snapshots.cancel()
         world.load.stop()
@@ -92,7 +98,9 @@ async def attack(
         (directory / "facts.msgpack").write_bytes(msgspec.msgpack.encode((facts, watch.backlog)))
         violations += checker.check(facts)
         violations += await _consumer_violations(world, facts)
+        violations += await audited.audit(world, [head] if head else [])
         _tell(world, watch, facts)
+        violations += _window_violations(world, facts, alone_until + lane.fence_seconds)
         violations += recovery.judge(world, watch, facts.proofs, facts.rows, over)
         return violations
 
@@ -102,18 +110,22 @@ async def _track(
 ) -> None:
     for each in faults:
         await asyncio.sleep(max(began + each.at - time.time(), 0))
-        started = time.time()
-        world.tell(f"{each.fault} …")
-        try:
-            await ATTACKS[each.fault](world, random.Random(each.seed))
-        except NotHereError as error:
-            world.tell(f"{each.fault} NOT HERE: {error}")
-            continue
-        except Exception as error:
-            violations.append(f"{each.fault} went wrong: {type(error).__name__}: {error}")
-            world.tell(f"{each.fault} went wrong: {type(error).__name__}: {error}")
-        world.windows.append(Window(each.fault, started, time.time()))
-        world.tell(f"{each.fault} is over", seconds=round(time.time() - started, 1))
+        await _bring_about(world, each, violations)
+
+
+async def _bring_about(world: World, planned: Planned, violations: list[str]) -> None:
+    started = time.time()
+    world.tell(f"{planned.fault} …")
+    try:
+        await ATTACKS[planned.fault](world, random.Random(planned.seed))
+    except NotHereError as error:
+        world.tell(f"{planned.fault} NOT HERE: {error}")
+        return
+    except Exception as error:
+        violations.append(f"{planned.fault} went wrong: {type(error).__name__}: {error}")
+        world.tell(f"{planned.fault} went wrong: {type(error).__name__}: {error}")
+    world.windows.append(Window(planned.fault, started, time.time()))
+    world.tell(f"{planned.fault} is over", seconds=round(time.time() - started, 1))
 
 
 async def _snapshots(world: World) -> None:
@@ -213,6 +225,25 @@ async def _consumer_violations(world: World, facts: Attacked) -> list[str]:
     return consumer.judge(states, facts.proofs, topics)
 
 
+def _window_violations(world: World, facts: Attacked, alone_until: float) -> list[str]:
+    """Tell how wide the one window was; it must have been open when nothing else was wrong."""
+    overtaken = checker.overtaken_records(facts)
+    seconds = sorted(each.seconds for each in overtaken)
+    world.tell(
+        "the window:",
+        late=len(checker.late_records(facts)),
+        behind_newer=len(overtaken),
+        keys=len({each.record.key for each in overtaken}),
+        seconds=f"{seconds[0]:.1f} to {seconds[-1]:.1f}" if seconds else "-",
+    )
+    planned = any(window.fault == _LATE for window in world.windows)
+    if planned and not any(each.record.at <= alone_until for each in overtaken):
+        return [
+            "records were kept on their way, and none came late: the rig did not see the window"
+        ]
+    return []
+
+
 def _not_acknowledged_in_time(world: World) -> list[tuple[float, float]]:
     """When a forwarder put records aside, which is a fault of nobody's: a busy machine is slow."""
     found = []
@@ -234,7 +265,6 @@ def _tell(world: World, watch: Watch, facts: Attacked) -> None:
         inbox=len(facts.rows),
         records=len(facts.records),
         repeats=repeats,
-        late=len(checker.late_records(facts)),
         snapshots=len(facts.snapshots),
         kills=len(world.deaths),
     )

@@ -11,8 +11,6 @@ from typing import Final
 
 import msgspec
 
-_SECONDS_PER_FAULT: Final = 30.0
-
 TRACKS: Final[Mapping[str, Sequence[str]]] = {
     "processes": (
         "kill_forwarder",
@@ -22,6 +20,7 @@ TRACKS: Final[Mapping[str, Sequence[str]]] = {
         "kill_snapshotter",
         "freeze_forwarder_by_socket",
         "pause_forwarder_without_database",
+        "late_records",
         "freeze_receiver",
         "freeze_forwarder_reading",
         "clock_ahead",
@@ -72,12 +71,17 @@ class Planned(msgspec.Struct, frozen=True):
     """Of whatever it chooses by itself."""
 
 
-def plan(seed: int, seconds: float, tracks: Mapping[str, Sequence[str]] = TRACKS) -> list[Planned]:
+def plan(
+    seed: int,
+    seconds: float,
+    seconds_per_fault: float,
+    tracks: Mapping[str, Sequence[str]] = TRACKS,
+) -> list[Planned]:
     """Every fault at least once; more often where there is time, in another order each time."""
     planned = []
     for track, faults in tracks.items():
         rng = random.Random(f"{seed} {track}")
-        rounds = max(1, round(seconds / (_SECONDS_PER_FAULT * len(faults))))
+        rounds = max(1, round(seconds / (seconds_per_fault * len(faults))))
         following: list[str] = []
         for _ in range(rounds):
             following += rng.sample(faults, len(faults))

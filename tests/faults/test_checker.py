@@ -225,3 +225,12 @@ def test_late_records_are_counted() -> None:
     late = msgspec.structs.replace(facts, records=_again(facts, 1, 30.0), late=[(29.5, 30.5)])
     assert [each.event_id for each in checker.late_records(late)] == ["evt_1"]
     assert checker.late_records(facts) == []
+
+
+def test_the_window_is_measured() -> None:
+    facts = sound()
+    in_time = msgspec.structs.replace(facts, records=_again(facts, 9, 30.0), late=[(29.5, 30.5)])
+    assert checker.overtaken_records(in_time) == []
+    late = msgspec.structs.replace(facts, records=_again(facts, 1, 30.0), late=[(29.5, 30.5)])
+    [one] = checker.overtaken_records(late)
+    assert (one.record.event_id, one.seconds) == ("evt_1", 30.0 - 3.6)

@@ -98,6 +98,21 @@ async def test_nobody_hears_of_a_half_open_connection(proxies: Proxies, echo: in
         writer.close()
 
 
+async def test_what_one_connection_sends_is_held_and_goes_on(proxies: Proxies, echo: int) -> None:
+    streams = await connected(proxies, echo)
+    others = await asyncio.open_connection("127.0.0.1", proxies.ports["a>b"])
+    own = {streams[1].get_extra_info("sockname")[1]}
+    assert await proxies.hold("a>", own) == 0
+    assert not await said_again(streams, b"second", seconds=SHORT_SECONDS)
+    assert await said_again(others, b"through")
+    assert await proxies.hold("a>", own) == len(b"second")
+    await proxies.hold("a>", ())
+    assert await streams[0].readexactly(6) == b"second"
+    assert await said_again(streams, b"third")
+    for _, writer in (streams, others):
+        writer.close()
+
+
 async def test_a_way_leads_elsewhere(proxies: Proxies, echo: int) -> None:
     await proxies.open("a>b", 1)
     reader, writer = await asyncio.open_connection("127.0.0.1", proxies.ports["a>b"])

@@ -15,6 +15,7 @@ from tests.faults.world import World
 from tests.support.processes import eventually
 
 _PAUSES = 8
+_MORE_THAN_A_HEARTBEAT = 2000
 _END_FORWARDERS = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'relay_test_forwarder'
 """
@@ -85,19 +86,63 @@ async def freeze_forwarder_reading(world: World, rng: random.Random) -> None:
 
 
 async def pause_forwarder_without_database(world: World, rng: random.Random) -> None:
-    """Shorter than the fence: what it had handed to the client is sent when it goes on.
+    """Shorter than the fence: what it had on the wire arrives when it goes on.
 
     Nobody may have overtaken it meanwhile, although its transaction is gone.
     """
     for _ in range(_PAUSES):
         slot = await choose(world, "forwarder", rng)
-        slot.freeze()
         try:
+            if not await _keep_what_it_sends(world, slot):
+                continue
+            began = time.monotonic()
+            slot.freeze()
             await world.ask(_END_FORWARDERS)
             await asyncio.sleep(0.4 * world.lane.fence_seconds)
         finally:
+            await world.proxies.hold("forwarder>broker", ())
             slot.thaw()
+        if time.monotonic() - began > world.lane.delivery_seconds:
+            world.thaws.append(time.time())  # a slow machine made it longer than the fence
         await asyncio.sleep(0.3)
+
+
+async def late_records(world: World, rng: random.Random) -> None:
+    """The window that remains: what a frozen host has on the wire comes when others have gone on.
+
+    What it sent last is kept on its way until its lanes are in other hands and newer events of the
+    same objects have been delivered.
+    """
+    slot = world.slots[rng.choice(["forwarder-1", "forwarder-2"])]
+    world.load.factor = 10.0  # so that there are many, of keys that have newer ones soon
+    try:
+        await eventually(lambda: _keep_what_it_sends(world, slot), deadline=60)
+        slot.freeze()
+        world.load.factor = 1.0
+        await frozen_long_enough(world)
+    finally:
+        world.load.factor = 1.0
+        # They are let go first: once it goes on, it would end these connections itself.
+        await world.proxies.hold("forwarder>broker", ())
+        world.thaws.append(time.time())
+        await asyncio.sleep(1.0)
+        slot.thaw()
+
+
+async def _keep_what_it_sends(world: World, slot: Slot) -> bool:
+    """Whether a request with records is on its way now and goes no further."""
+    if slot.is_at_work:
+        ports = slot.ports()
+
+        async def sends() -> bool:
+            return await world.proxies.hold("forwarder>broker", ports) > _MORE_THAN_A_HEARTBEAT
+
+        with suppress(TimeoutError):
+            # It must not have given them up itself.
+            await eventually(sends, deadline=0.5 * world.lane.delivery_seconds)
+            return True
+        await world.proxies.hold("forwarder>broker", ())
+    return False
 
 
 async def freeze_receiver(world: World, rng: random.Random) -> None:
@@ -186,6 +231,7 @@ ATTACKS = {
         freeze_forwarder_in_statement,
         freeze_forwarder_reading,
         pause_forwarder_without_database,
+        late_records,
         freeze_receiver,
         freeze_snapshotter,
         clock_ahead,
