@@ -230,7 +230,7 @@ MUTANTS: Final[Mapping[str, Mutant]] = {
     "does_not_deduplicate": Mutant(
         "an event is stored once",
         _does_not_deduplicate,
-        ["kill_receiver", "client_half_open"],
+        ["kill_receiver", "client_receiver_half_open"],
         "is in the inbox",
     ),
     "commits_the_cursor_first": Mutant(

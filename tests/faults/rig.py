@@ -16,7 +16,7 @@ from typing import Final
 import msgspec
 
 from tests.faults import audited, checker, consumer, evidence, recovery
-from tests.faults.attacks import ATTACKS, NotHereError
+from tests.faults.attacks import ATTACKS, NotHereError, network
 from tests.faults.checker import Attacked
 from tests.faults.lanes import Lane
 from tests.faults.schedule import Planned
@@ -24,26 +24,20 @@ from tests.faults.watch import Watch
 from tests.faults.world import OBJECTS, PREFIX, Window, World
 from tests.support.processes import eventually
 
-# What they do to forwarders, their database or their brokers can make them send a record again.
-_REPEATING: Final = frozenset(
-    name
-    for name in ATTACKS
-    if name
-    not in (
-        "kill_receiver",
-        "kill_snapshotter",
-        "freeze_receiver",
-        "freeze_snapshotter",
-        "rolling_restart",
-        "receiver_database_black_hole",
-        "client_half_open",
-        "slow_clients",
-        "broken_clients",
-        "long_transaction",
-        "topic_limit",
-        "burst",
-    )
-)
+# What they do cannot make a forwarder send a record again; what all the others do can.
+_NOT_REPEATING: Final = {
+    "kill_receiver",
+    "kill_snapshotter",
+    "freeze_receiver",
+    "freeze_snapshotter",
+    "rolling_restart",
+    "slow_clients",
+    "broken_clients",
+    "long_transaction",
+    "topic_limit",
+    "burst",
+    *(name for name in network.ATTACKS if not name.startswith(tuple(network.FORWARDING))),
+}
 _LATE: Final = "late_records"
 _SNAPSHOT_SECONDS: Final = 30.0
 _MOST_BYTES: Final = {"receiver": 700, "forwarder": 700, "snapshotter": 400}
@@ -207,7 +201,7 @@ async def _facts(world: World, watch: Watch) -> Attacked:
             *(
                 (window.began, window.ended + aftermath)
                 for window in world.windows
-                if window.fault in _REPEATING
+                if window.fault not in _NOT_REPEATING
             ),
             *_not_acknowledged_in_time(world),
         ],
