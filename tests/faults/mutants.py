@@ -182,7 +182,7 @@ def _commits_the_cursor_first() -> None:
         return done
 
     _run_once = Snapshotter.run_once
-    snapshotter.inbox = SimpleNamespace(**{**vars(inbox), "put": put})  # type: ignore[assignment]
+    vars(snapshotter)["inbox"] = SimpleNamespace(**{**vars(inbox), "put": put})
     Snapshotter.run_once = run_once  # type: ignore[method-assign]
 
 
