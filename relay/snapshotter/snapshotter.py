@@ -171,6 +171,7 @@ class Snapshotter:
                 request.parameters,
                 admit=admit,
                 created_field=request.created_field,
+                api_version=claimed.api_version,  # of its start, also after an upgrade
             )
         except NotNowError as late:
             await ranges.count_requests(pg, claimed, requests)
