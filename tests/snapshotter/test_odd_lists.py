@@ -55,7 +55,9 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[str, dict[str, st
             created_field: str,
             api_version: str,
         ) -> Answer:
-            status, headers, body = given[-1](path, dict(parameters) | {"Stripe-Version": api_version})
+            status, headers, body = given[-1](
+                path, dict(parameters) | {"Stripe-Version": api_version}
+            )
             seconds = float(headers.get("took", 0))
             return read_answer(
                 status, headers, body, url=path, seconds=seconds, created_field=created_field
