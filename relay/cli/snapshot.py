@@ -97,7 +97,12 @@ async def start(
 async def _watch_to_the_end(call: Call, database: Database, snapshot_id: str) -> None:
     """Exits 1 unless the snapshot finishes."""
     try:
-        ended = await watch(database, snapshot_id, bars=not call.json)
+        ended = await watch(
+            database,
+            snapshot_id,
+            queue_rows=call.settings.snapshot_queue_rows,
+            bars=not call.json,
+        )
     except asyncio.CancelledError:  # Ctrl-C
         warn(
             f"snapshot {snapshot_id} goes on by itself: `relay snapshot show {snapshot_id} --watch`"

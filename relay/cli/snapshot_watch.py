@@ -19,14 +19,17 @@ _SECONDS = 0.5
 _ENDS = ("finished", "failed", "cancelled", "paused")
 
 
-async def watch(database: Database, snapshot_id: str, *, bars: bool) -> dict[str, Any]:
+async def watch(
+    database: Database, snapshot_id: str, *, queue_rows: int, bars: bool
+) -> dict[str, Any]:
     """The snapshot as it stands when it runs no more; ``bars`` has its progress written.
 
-    On a terminal as bars, elsewhere as a line whenever a resource changes its state.
+    On a terminal as bars, elsewhere as a line whenever a resource changes its state. Above
+    ``queue_rows`` claimable events it waits for the forwarders.
     """
     from rich.console import Console
 
-    from relay.store import snapshots
+    from relay.store import ranges, snapshots
 
     console = Console()
     display = Bars(console) if bars and console.is_terminal else _Lines(silent=not bars)
@@ -35,7 +38,9 @@ async def watch(database: Database, snapshot_id: str, *, bars: bool) -> dict[str
             async with database.begin() as connection:
                 found = await snapshots.show(connection, snapshot_id)
                 rows = await snapshots.progress(connection, snapshot_id)
-            display.update(rows)
+            async with database.driver() as pg:
+                held_up = await ranges.has_claimable_work(pg, queue_rows)
+            display.update([row | {"held_up": held_up} for row in rows])
             if found["state"] in _ENDS:
                 return found
             await asyncio.sleep(_SECONDS)
@@ -123,6 +128,6 @@ def facts(row: dict[str, Any], rate: float) -> list[str]:
         # As if the rest lay as densely in time as what was read.
         left = row["objects"] * row["unread_seconds"] / row["read_seconds"] / rate
         told.append(f"about {duration(left)} left")
-    if row["waits_for"]:
-        told.append(f"waits: {row['waits_for']}")
+    if row["waits_for"] or row["held_up"]:
+        told.append(f"waits: {row['waits_for'] or 'the forwarders have to catch up'}")
     return told

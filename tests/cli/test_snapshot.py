@@ -95,7 +95,7 @@ async def test_who_stops_watching_is_told_that_it_goes_on(
 
     watched = asyncio.Event()
     monkeypatch.setattr(commands, "watch", watch)
-    call: Any = SimpleNamespace(json=False)
+    call: Any = SimpleNamespace(json=False, settings=Settings())
     database: Any = None
     watching = asyncio.create_task(commands._watch_to_the_end(call, database, "abc"))
     await watched.wait()

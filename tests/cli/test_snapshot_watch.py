@@ -25,6 +25,7 @@ def row(**members: Any) -> dict[str, Any]:
         "read_seconds": 600.0,
         "unread_seconds": 1800.0,
         "waits_for": None,
+        "held_up": False,
         "last_error": None,
     }
     return given | members
@@ -42,6 +43,7 @@ def test_objects_pages_rate_share_of_429_and_what_is_left() -> None:
 
 def test_what_it_waits_for() -> None:
     assert facts(row(waits_for="its turn"), 0.0)[-1] == "waits: its turn"
+    assert facts(row(held_up=True), 0.0)[-1] == "waits: the forwarders have to catch up"
 
 
 def test_what_is_not_known_is_not_guessed() -> None:
