@@ -40,6 +40,7 @@ _NOT_REPEATING: Final = {
 }
 _LATE: Final = "late_records"
 _SNAPSHOT_SECONDS: Final = 30.0
+_HOUSEKEEPING_SECONDS: Final = 60.0
 _MOST_BYTES: Final = {"receiver": 700, "forwarder": 700, "snapshotter": 400}
 """Megabytes that a process of a role may ever have had."""
 
@@ -62,6 +63,7 @@ async def attack(
         world.tell("everything runs", events_per_second=lane.events_per_second)
         sending = asyncio.create_task(world.load.send(lane.connections))
         snapshots = asyncio.create_task(_snapshots(world))
+        housekeeping = asyncio.create_task(_housekeeping(world))
         await asyncio.sleep(lane.calm_seconds)
         if _LATE in {each.fault for each in planned}:
             # Once by itself, where nothing else can keep the records from coming.
@@ -84,6 +86,8 @@ async def attack(
         with suppress(asyncio.CancelledError):
             await snapshots
         violations += await _drain(world)
+        housekeeping.cancel()
+        await world.relay("housekeeping")
         watching.cancel()
         exits = await world.stop_processes()
         violations += watch.violations
@@ -131,6 +135,14 @@ async def _snapshots(world: World) -> None:
         except AssertionError:
             pass  # the database is away, or one is running: as a person would, try again later
         await asyncio.sleep(_SNAPSHOT_SECONDS)
+
+
+async def _housekeeping(world: World) -> None:
+    """By whoever owns the schema, as the timer of a deployment does it."""
+    while True:
+        await asyncio.sleep(_HOUSEKEEPING_SECONDS)
+        with suppress(AssertionError):  # the database is away, or another one is at it
+            await world.relay("housekeeping")
 
 
 async def _drain(world: World) -> list[str]:
