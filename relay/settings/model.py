@@ -113,7 +113,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_attempts: int = 20
     """Failures of its own after which an event is dead."""
     backoff_base_seconds: float = 1.0
-    """The most that an event waits after its first failure; twice as long after each further one."""
+    """The most that an event waits after its first failure; doubled by each further one."""
     backoff_cap_seconds: float = 600.0
     """The most that it ever waits."""
     drain_seconds: float = 25.0
