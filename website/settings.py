@@ -34,13 +34,13 @@ def page() -> str:
     in_force = effective(Settings())
     told = explanations(model.Settings)
     rows = [
-        (code(v.name), code(in_force[v.name]), wanted(v), prose(told[v.field])) for v in VARIABLES
+        (code(v.name), prose(told[v.field]), code(in_force[v.name]), wanted(v)) for v in VARIABLES
     ]
     secrets = codes(f"{v.name}_FILE" for v in VARIABLES if v.secret)
     return "\n".join(
         (
             _INTRO,
-            table(("variable", "default", "accepted", "what it does"), rows),
+            table(("variable", "what it does", "default", "accepted"), rows),
             f"A secret may be the content of a file instead: {secrets}; and so may those of Kafka"
             " (`RELAY_KAFKA_SASL_PASSWORD_FILE`, …).\n",
             "Settings of a source are flags of [`relay source`](commands.md#relay-source-create)"
