@@ -13,7 +13,7 @@ from tests.docs.terminals import Shell, terminals
 
 FIRST_TERMINAL = "first terminal"
 # What reads may be asked again until it says what it is to say.
-READS = re.compile(r"relay (events|dlq) (list|show)|relay status|psql ")
+READS = re.compile(r"relay (events|dlq) (list|show)|relay (status|tail)|psql ")
 PATIENCE_SECONDS = 60.0
 
 
