@@ -84,7 +84,7 @@ class World:
         self.deaths: list[tuple[str, float]] = []
         """SIGKILLs: which slot, and when."""
         self.thaws: list[float] = []
-        """When a frozen process went on."""
+        """When a frozen process went on, or what it had sent."""
         self.recoveries: list[tuple[str, float]] = []
         """When something came back that was away."""
         self.uploaded: list[Posted] = []
