@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 
 import click
@@ -23,6 +22,7 @@ def serve(call: Call, roles: str | None) -> None:
     but logs, which --json makes JSON.
     """
     import structlog
+    import uvloop
 
     from relay import app, logs
 
@@ -36,7 +36,7 @@ def serve(call: Call, roles: str | None) -> None:
     if "forwarder" in chosen:
         settings.require_kafka()
     try:
-        asyncio.run(app.serve(settings, chosen))
+        uvloop.run(app.serve(settings, chosen))
     except RelayError:
         raise
     except Exception:
