@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from relay.core.errors import UnusableEvent
-from relay.core.event import peek
+from relay.core.event import around
 from relay.core.routing import json_string
 from relay.core.source import SourceConfig
 from relay.store.inbox import NewEvent, new_event, rejected_event
@@ -32,44 +34,59 @@ def is_wanted(claimed: Range, listed: ListedObject) -> bool:
     )
 
 
-def event_of(
+def events_of(
     claimed: Range,
-    listed: ListedObject,
+    listed: Sequence[ListedObject],
     requested_at: int,
     source: SourceConfig,
     *,
     told_apart: bool = False,
-) -> NewEvent:
-    """The event of one object; its tokens stand in the body as Stripe sent them.
+) -> list[NewEvent]:
+    """The events of objects; their tokens stand in the bodies as Stripe sent them.
 
     ``requested_at`` is the second, in Stripe's time, at which the page was asked for;
-    ``told_apart`` when an object of another resource has the plain id already.
+    ``told_apart`` when objects of another resource have the plain ids already.
     """
     resource = claimed.resource if told_apart else None
-    body = b"".join(
+    event_type = f"{claimed.resource}.snapshot"
+    # All but the id and the object: the same for all of a page.
+    head = b"".join(
         (
-            b'{"id":',
-            json_string(event_id_of(claimed.snapshot_id, listed.id, resource)),
             b',"object":"event","api_version":',
             json_string(claimed.api_version),
             b',"created":%d' % requested_at,
             b',"livemode":true' if claimed.livemode else b',"livemode":false',
             b',"type":',
-            json_string(f"{claimed.resource}.snapshot"),
+            json_string(event_type),
             b',"data":{"object":',
-            listed.raw,
-            b"}}",
         )
     )
-    try:
-        event = peek(body)
-    except UnusableEvent as error:
-        return rejected_event(
-            body,
-            source,
-            origin=ORIGIN,
-            signature_header=None,
-            code=error.code,
-            message=error.message,
+
+    def event_of(one: ListedObject) -> NewEvent:
+        event_id = event_id_of(claimed.snapshot_id, one.id, resource)
+        body = b"".join((b'{"id":', json_string(event_id), head, one.raw, b"}}"))
+        try:
+            event = around(
+                one.raw,
+                event_id=event_id,
+                event_type=event_type,
+                object_id=one.id,
+                object_type=one.object_type,
+                livemode=claimed.livemode,
+                api_version=claimed.api_version,
+                created=requested_at,
+            )
+        except UnusableEvent as error:
+            return rejected_event(
+                body,
+                source,
+                origin=ORIGIN,
+                signature_header=None,
+                code=error.code,
+                message=error.message,
+            )
+        return new_event(
+            event, body, source_id=source.source_id, origin=ORIGIN, signature_header=None
         )
-    return new_event(event, body, source_id=source.source_id, origin=ORIGIN, signature_header=None)
+
+    return [event_of(one) for one in listed]

@@ -26,7 +26,7 @@ class NoPartitionError(RelayError):
     default_code = "no_partition"
 
 
-class NewEvent(msgspec.Struct, frozen=True, kw_only=True):
+class NewEvent(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """An event on its way into the inbox.
 
     ``event_created`` is in Unix seconds. With ``dead_code`` it is stored as a dead letter and not

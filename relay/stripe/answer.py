@@ -13,6 +13,7 @@ from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
+from relay.core import tokens
 from relay.display import printable
 
 DelayVerdict = Literal[
@@ -37,14 +38,16 @@ _LONGEST_MESSAGE: Final = 1000
 _Moment = Annotated[int, msgspec.Meta(ge=-62_135_510_400, le=253_402_214_400)]
 
 
-class ListedObject(msgspec.Struct, frozen=True):
+class ListedObject(msgspec.Struct, frozen=True, gc=False):
     """One element of a list."""
 
     id: str
     created: int | None
     """Unix seconds."""
     raw: bytes
-    """Its JSON, exactly as it stood in the answer."""
+    """Its JSON, exactly as it stood in the answer: UTF-8."""
+    object_type: str | None = None
+    """What it says it is."""
 
 
 class Page(msgspec.Struct, frozen=True):
@@ -140,7 +143,15 @@ _decode_error: Final = msgspec.json.Decoder(_ErrorBody).decode
 @cache
 def _object_decoder(created_field: str) -> msgspec.json.Decoder[Any]:
     created = msgspec.field(default=None, name=created_field)
-    about = msgspec.defstruct("_Object", [("id", str), ("created", _Moment | None, created)])
+    about = msgspec.defstruct(
+        "_Object",
+        [
+            ("id", str),
+            ("created", _Moment | None, created),
+            ("object", msgspec.Raw, msgspec.Raw()),
+        ],
+        gc=False,
+    )
     return msgspec.json.Decoder(about)
 
 
@@ -185,8 +196,12 @@ def _read_list(body: bytes, created_field: str) -> tuple[tuple[ListedObject, ...
         exact = bytes(raw)
         if not exact.isascii() and not _is_utf8(exact):
             raise ValueError(f"object {number} of the list is not UTF-8")
-        objects.append(ListedObject(head.id, head.created, exact))
+        objects.append(ListedObject(head.id, head.created, exact, _string(bytes(head.object))))
     return tuple(objects), listed.has_more
+
+
+def _string(token: bytes) -> str | None:
+    return tokens.string(token) if token.startswith(b'"') else None
 
 
 def _is_utf8(text: bytes) -> bool:

@@ -16,7 +16,7 @@ from relay.dev.stripe_api import FakeStripe
 from relay.dev.stripe_api.server import LIVE_KEY, TEST_KEY
 from relay.settings import Settings
 from relay.snapshotter import Shared, Snapshotter
-from relay.snapshotter.objects import event_of
+from relay.snapshotter.objects import events_of
 from relay.store import inbox, ranges
 from relay.store.engine import Database
 from relay.store.sealing import Seal
@@ -252,8 +252,8 @@ async def test_a_page_in_hand_leaves_nothing_behind_in_a_deleted_source(
         while not await pg.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
             await asyncio.wait({deleting}, timeout=0.05)
         config = SourceConfig(source_id=claimed.source_id, public_id="", name="shop")
-        listed = ListedObject("cus_1", 1, b'{"id":"cus_1","object":"customer"}')
-        assert await inbox.put(pg, [event_of(claimed, listed, 1, config)]) == [True]
+        listed = ListedObject("cus_1", 1, b'{"id":"cus_1","object":"customer"}', "customer")
+        assert await inbox.put(pg, events_of(claimed, [listed], 1, config)) == [True]
         await pg.execute("COMMIT")
         await deleting
         states = await pg.fetch("SELECT state, skip_reason FROM relay.events")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from relay.core.scan import Position
-from relay.snapshotter.objects import event_of
+from relay.snapshotter.objects import events_of
 from relay.store import inbox
 from relay.store.ranges import Range
 from relay.stripe import Page
@@ -50,7 +50,7 @@ async def test_the_records_of_an_object(world: World) -> None:
     page = read_answer(200, {"date": DATE}, body, url="/v1/charges", seconds=0.1)
     assert isinstance(page, Page)
     [listed] = page.objects
-    made = event_of(_range(), listed, page.date, source)
+    [made] = events_of(_range(), [listed], page.date, source)
     async with world.database.driver() as pg, pg.transaction():
         assert await inbox.put(pg, [made]) == [True]
     await world.process().drain()
