@@ -16,7 +16,7 @@ from relay.core import backoff, scan
 from relay.core.catalog import ALL_RESOURCES
 from relay.core.listings import BY_PARENT_HINT, Listing, listing_of
 from relay.core.source import SourceConfig
-from relay.snapshotter.objects import event_of, is_wanted
+from relay.snapshotter.objects import events_of, is_wanted
 from relay.snapshotter.reading import (
     Request,
     after_loss,
@@ -52,9 +52,8 @@ _TAKEN_SECONDS = 5.0
 
 
 class _Turn(msgspec.Struct, frozen=True):
-    """A range that was taken up, and the request that it may send."""
+    """The request that may be sent for a range that was taken up."""
 
-    range_id: int
     account: Account | str
     path: str
     seconds: float
@@ -84,18 +83,20 @@ class Snapshotter:
         shared = self._shared
         if not await shared.has_room():
             return 0
-        turn = await self._take_up()
-        if turn is None:
-            return 0
-        if turn.seconds > LONGEST_TURN_SECONDS:
-            async with shared.database.driver() as pg:
-                await ranges.wait_for_turn(pg, turn.range_id, turn.seconds)
-            return 1
-        await asyncio.sleep(turn.seconds)
         async with shared.database.driver() as pg:
+            taken = await ranges.take_up(pg, _TAKEN_SECONDS)
+        if taken is None:
+            return 0
+        account = await shared.account(taken.source_id)
+        async with shared.database.driver() as pg:
+            turn = await self._turn(pg, taken, account)
+            if turn.seconds > LONGEST_TURN_SECONDS:
+                await ranges.wait_for_turn(pg, taken.id, turn.seconds)
+                return 1
+            await asyncio.sleep(turn.seconds)
             idle_ms = int(shared.settings.frozen_after_seconds * 1000)
             await pg.execute(ranges.BEGIN.format(idle_ms=idle_ms))
-            claimed = await ranges.claim(pg, turn.range_id)
+            claimed = await ranges.claim(pg, taken.id)
             if claimed is None:
                 await pg.execute("ROLLBACK")
                 return 1
@@ -113,21 +114,13 @@ class Snapshotter:
             await self._close_snapshots()
         return 1
 
-    async def _take_up(self) -> _Turn | None:
-        """The next range and the moment at which Stripe may be asked for its page.
-
-        Not yet locked: who waits for a turn holds no connection that others may be waiting for.
-        """
-        shared = self._shared
-        async with shared.database.driver() as pg:
-            taken = await ranges.take_up(pg, _TAKEN_SECONDS)
-        if taken is None:
-            return None
-        account = await shared.account(taken.source_id)
+    async def _turn(self, pg: asyncpg.Connection, taken: Range, account: Account | str) -> _Turn:
+        """The moment at which Stripe may be asked for the next page of a range."""
         if isinstance(account, str) or (listing := _listing(taken, account.config)) is None:
-            return _Turn(taken.id, account, "", 0.0)  # which is told with the range in hand
+            return _Turn(account, "", 0.0)  # which is told with the range in hand
         path = next_request(taken, listing, account.config.fan_out).path
-        return _Turn(taken.id, account, path, await shared.turns.reserve(account.rate_key, path))
+        seconds = await self._shared.turns.reserve(pg, account.rate_key, path)
+        return _Turn(account, path, seconds)
 
     async def _put_aside(self, pg: asyncpg.Connection, claimed: Range, error: Exception) -> None:
         """Have a range wait that cannot be read on, so that it does not hold up the others."""
@@ -225,15 +218,16 @@ class Snapshotter:
     ) -> int:
         """Store the events of a page; how many the inbox did not have yet."""
         wanted = [listed for listed in page.objects if is_wanted(claimed, listed)]
-        events = [event_of(claimed, listed, requested_at, source) for listed in wanted]
+        events = events_of(claimed, wanted, requested_at, source)
         stored = await inbox.put(pg, events)
         known = [event for event, is_new in zip(events, stored, strict=True) if not is_new]
         namesakes = await inbox.find_namesakes(pg, known)
-        others = [
-            event_of(claimed, listed, requested_at, source, told_apart=True)
+        namesake_objects = [
+            listed
             for listed, event in zip(wanted, events, strict=True)
             if event.event_id in namesakes
         ]
+        others = events_of(claimed, namesake_objects, requested_at, source, told_apart=True)
         return sum(stored) + sum(await inbox.put(pg, others))
 
     async def _split(self, pg: asyncpg.Connection, claimed: Range, step: Step) -> Step:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Mapping
 from typing import Final
 
+import asyncpg
 import msgspec
 
 from relay.core.stripe_key import KeyMode
@@ -49,31 +50,26 @@ class Turns:
         self._share = share
         self._clocks: set[tuple[str, str]] = set()
 
-    async def reserve(
-        self, key: RateKey, path: str, *, patience_seconds: float | None = None
-    ) -> float:
-        """Seconds until one request may be sent; above LONGEST_TURN_SECONDS it must not be.
-
-        The database is not waited for longer than ``patience_seconds``, if given.
-        """
-        async with self._database.driver(patience_seconds) as pg:
-            if (key.name, path) not in self._clocks:
-                await rates.prepare(pg, key.name, [path])
-                self._clocks.add((key.name, path))
-            return await rates.reserve(
-                pg,
-                key.name,
-                {
-                    rates.ALL_ENDPOINTS: ACCOUNT_RATE[key.mode] * self._share,
-                    path: ENDPOINT_RATE * self._share,
-                },
-                LONGEST_TURN_SECONDS,
-            )
+    async def reserve(self, pg: asyncpg.Connection, key: RateKey, path: str) -> float:
+        """Seconds until one request may be sent; above LONGEST_TURN_SECONDS it must not be."""
+        if (key.name, path) not in self._clocks:
+            await rates.prepare(pg, key.name, [path])
+            self._clocks.add((key.name, path))
+        return await rates.reserve(
+            pg,
+            key.name,
+            {
+                rates.ALL_ENDPOINTS: ACCOUNT_RATE[key.mode] * self._share,
+                path: ENDPOINT_RATE * self._share,
+            },
+            LONGEST_TURN_SECONDS,
+        )
 
     async def wait(self, key: RateKey, path: str) -> None:
         """Wait for a turn with a range in hand. Raises NotNowError when that takes too long."""
         try:
-            seconds = await self.reserve(key, path, patience_seconds=LONGEST_TURN_SECONDS)
+            async with self._database.driver(LONGEST_TURN_SECONDS) as pg:
+                seconds = await self.reserve(pg, key, path)
         except Exception as error:
             if not is_outage(error):
                 raise
