@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from hashlib import sha256
 
 import asyncpg
@@ -122,7 +121,7 @@ _PUT = """
 WITH given AS MATERIALIZED (
     SELECT g.*, nextval('relay.arrival') AS id
     FROM unnest($1::int[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bool[],
-                $8::text[], $9::timestamptz[], $10::text[], $11::text[], $12::bytea[],
+                $8::text[], $9::bigint[], $10::text[], $11::text[], $12::bytea[],
                 $13::bytea[], $14::smallint[], $15::bigint[], $16::text[], $17::text[],
                 $18::bool[]) WITH ORDINALITY
       AS g(source_id, event_id, event_type, object_type, object_id, account, livemode,
@@ -140,7 +139,7 @@ WITH given AS MATERIALIZED (
         object_id, account, livemode, api_version, event_created, origin, signature_header, body,
         body_sha256)
     SELECT id, now(), source_id, event_id, event_type, object_type, object_id, account, livemode,
-        api_version, event_created, origin, signature_header, body, body_sha256
+        api_version, to_timestamp(event_created), origin, signature_header, body, body_sha256
     FROM fresh
 ), queued AS (
     INSERT INTO relay.queue (source_id, lane, number, inbox_id, received_at, key_hash, bytes, kind)
@@ -165,9 +164,11 @@ async def put(pg: asyncpg.Connection, events: Sequence[NewEvent]) -> list[bool]:
     """
     if not events:
         return []
-    columns = zip(*(_row(event) for event in events), strict=True)
+    columns = [list(column) for column in zip(*map(_row, events), strict=True)]
+    # `unnest` fills up what is missing: a column of NULLs, as most are, need not be sent.
+    sent = [None if column.count(None) == len(column) else column for column in columns]
     try:
-        fresh = await pg.fetch(_PUT, *map(list, columns))
+        fresh = await pg.fetch(_PUT, *sent)
     except asyncpg.CheckViolationError as error:
         # PostgreSQL's word for a row without a partition, which is no fault of the row.
         if error.constraint_name is None:
@@ -199,7 +200,6 @@ async def find_namesakes(pg: asyncpg.Connection, events: Sequence[NewEvent]) -> 
 
 
 def _row(event: NewEvent) -> tuple[object, ...]:
-    created = event.event_created
     return (
         event.source_id,
         event.event_id,
@@ -209,7 +209,7 @@ def _row(event: NewEvent) -> tuple[object, ...]:
         event.account,
         event.livemode,
         event.api_version,
-        None if created is None else datetime.fromtimestamp(created, UTC),
+        event.event_created,
         event.origin,
         event.signature_header,
         event.body,
@@ -218,7 +218,7 @@ def _row(event: NewEvent) -> tuple[object, ...]:
         event.key_hash,
         event.dead_code,
         None if event.dead_error is None else storable(event.dead_error),
-        event.dead_copy,
+        event.dead_copy or None,
     )
 
 
