@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
+from confluent_kafka.admin import AdminClient, NewTopic
 
+from benchmarks import figures
 from relay.core.source import SourceConfig
 from relay.dev.broker import EmbeddedBroker
 from relay.dev.process import free_port
@@ -22,20 +26,52 @@ from relay.store import schema, sources
 from relay.store.engine import Database
 from relay.store.sealing import Seal, new_key
 from relay.store.sources import Source
+from tests.support.kafka import ApacheKafka
 
 # What a production server would be given; durability is as PostgreSQL ships it.
 POSTGRES_SETTINGS = {"max_connections": "200", "shared_buffers": "512MB", "max_wal_size": "4GB"}
+# As Kafka's own start script has it; what the tests use is slower and smaller.
+_JAVA = ("-Xms1g", "-Xmx1g", "-XX:+UseG1GC")
+_PARTITIONS = 6
+
+
+class Options(NamedTuple):
+    """What the command line says."""
+
+    repetitions: int
+    scale: float
+    settled: int
+    embedded: bool
+    profile: bool
+
+    def events(self, count: int) -> int:
+        """So many, or what the scale makes of them."""
+        return max(500, int(count * self.scale))
 
 
 @asynccontextmanager
-async def broker(directory: Path) -> AsyncIterator[str]:
-    """Bootstrap servers: of RELAY_BENCH_KAFKA when it is set, else of the embedded broker."""
-    given = os.environ.get("RELAY_BENCH_KAFKA")
-    if given:
-        yield given
+async def broker(directory: Path, options: Options) -> AsyncIterator[str]:
+    """Bootstrap servers of an Apache Kafka, or of the embedded broker where that is not to be had.
+
+    Its log is written as Kafka writes it by default: `acks=all` means the page cache of all one.
+    """
+    missing = [name for name in ("java", "mvn") if shutil.which(name) is None]
+    if missing and not options.embedded:
+        figures.not_here("Apache Kafka", f"no {missing[0]}: the embedded broker in its place")
+    if missing or options.embedded:
+        async with EmbeddedBroker(directory / "broker.log") as embedded:
+            yield embedded.bootstrap_servers
         return
-    async with EmbeddedBroker(directory / "broker.log") as embedded:
-        yield embedded.bootstrap_servers
+    async with ApacheKafka(directory / "kafka", java=_JAVA) as apache:
+        yield apache.bootstrap_servers
+
+
+def new_topic(kafka: str, name: str) -> str:
+    """A topic with as many partitions as the relay would give it; returns its name."""
+    admin = AdminClient({"bootstrap.servers": kafka})
+    for made in admin.create_topics([NewTopic(name, _PARTITIONS, 1)]).values():
+        made.result()
+    return name
 
 
 async def new_database(server: str, name: str) -> str:
@@ -50,7 +86,7 @@ async def new_database(server: str, name: str) -> str:
 
 
 async def new_relay(
-    server: str, name: str, secret: str, stripe_key: str | None = None
+    server: str, name: str, secret: str, stripe_key: str | None = None, topic_prefix: str = ""
 ) -> tuple[str, Source, str, str]:
     """A migrated database with one source; returns its URL, the source, its key and the seal's."""
     url = await new_database(server, name)
@@ -59,7 +95,13 @@ async def new_relay(
     database = Database(url)
     try:
         async with database.begin() as connection:
-            config = SourceConfig(source_id=0, public_id="", name="benchmark", resources=("*",))
+            config = SourceConfig(
+                source_id=0,
+                public_id="",
+                name="benchmark",
+                resources=("*",),
+                topic_prefix=topic_prefix,
+            )
             seal = Seal([seal_key])
             source, key = await sources.create(
                 connection,
@@ -73,16 +115,21 @@ async def new_relay(
 
 
 @contextmanager
-def server_process(arguments: list[str], environment: dict[str, str]) -> Iterator[subprocess.Popen]:
-    """A Python module as a process; ended by SIGTERM."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", *arguments], env={**os.environ, **environment}
-    )
+def process(command: list[str], environment: dict[str, str]) -> Iterator[subprocess.Popen]:
+    """A program; ended by SIGTERM."""
+    running = subprocess.Popen(command, env={**os.environ, **environment})
     try:
-        yield process
+        yield running
     finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(timeout=60)
+        running.send_signal(signal.SIGTERM)
+        running.wait(timeout=60)
+
+
+def server_process(
+    arguments: list[str], environment: dict[str, str]
+) -> AbstractContextManager[subprocess.Popen]:
+    """A Python module as a process; ended by SIGTERM."""
+    return process([sys.executable, "-m", *arguments], environment)
 
 
 async def wait_for_port(port: int) -> None:
@@ -97,10 +144,13 @@ async def wait_for_port(port: int) -> None:
 
 __all__ = [
     "POSTGRES_SETTINGS",
+    "Options",
     "broker",
     "free_port",
     "new_database",
     "new_relay",
+    "new_topic",
+    "process",
     "server_process",
     "wait_for_port",
 ]
