@@ -16,11 +16,12 @@ from benchmarks.goals import GOALS
 
 Run = Callable[[], Awaitable[float]]
 RESULTS = Path(__file__).parent / "results"
+_WIDTH = 165
 _console = Console(stderr=True)
 _table = Table(title="min, median and max of interleaved runs; goals are held against medians")
 _has_figures = False
 for _column in ("", "min", "median", "max", "ours / this", "goal", ""):
-    _table.add_column(_column, justify="left" if _column == "" else "right")
+    _table.add_column(_column, justify="right" if _column else "left", no_wrap=True)
 
 
 async def interleave(
@@ -55,7 +56,7 @@ def report(
     global _has_figures
     _has_figures = True
     _table.add_section()
-    _table.add_row(f"[bold]{title}, {unit}[/bold] ({len(figures[ours])} runs)")
+    _table.add_row(f"[bold]{title}, {unit}[/bold]")
     name_of_goals = title.split(":")[0]
     goals = GOALS.get(name_of_goals, ())
     told = []
@@ -96,7 +97,7 @@ def report(
 def print_table() -> None:
     """All that was reported, once."""
     if _has_figures:
-        Console().print(_table)
+        Console(width=_WIDTH).print(_table)
 
 
 def _ratios(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:

@@ -33,7 +33,7 @@ GOALS: dict[str, tuple[Goal, ...]] = {
         Goal(">=", 40, "procrastinate"),
         Goal(">=", 0.4, "bare librdkafka"),
     ),
-    "Forwarder, Python": (Goal("<=", 25),),
+    "Forwarder, process": (Goal("<=", 25),),
     "Forwarder, PostgreSQL": (Goal("<=", 25),),
     "End to end": (Goal(">=", 5_000),),
     "End to end, backlog": (Goal("<=", 0),),

@@ -1,7 +1,7 @@
 """The baseline: take one row, produce it, wait for the report, mark it.
 
 python -m benchmarks.naive_forwarder prepare DATABASE_URL
-python -m benchmarks.naive_forwarder forward DATABASE_URL KAFKA TOPIC EVENTS WARM
+python -m benchmarks.naive_forwarder forward DATABASE_URL KAFKA TOPIC EVENTS
 
 It speaks as the peers do, see `benchmarks.peers`, and reads what the naive receiver stores.
 """
@@ -24,18 +24,21 @@ async def main() -> None:
     if verb == "prepare":
         await naive_receiver.create(url)
         return
-    kafka, topic, events, warm = rest
+    kafka, topic, number = rest
+    events = int(number)
     pg = await asyncpg.connect(url)
     producer = Producer({"bootstrap.servers": kafka, "acks": "all", "linger.ms": 0})
-    done, start = 0, 0.0
-    while done < int(events):
+    done, start, cpu = 0, 0.0, 0.0
+    while done < events:
         if not await _step(pg, producer, topic):
             await asyncio.sleep(0.01)
             continue
         done += 1
-        if done == int(warm):
-            start = time.perf_counter()
-    print(time.perf_counter() - start)
+        if done == events // 5:
+            start, cpu = time.perf_counter(), time.process_time()
+    measured = events - events // 5
+    seconds, used = time.perf_counter() - start, time.process_time() - cpu
+    print(measured / seconds, used / measured * 1e6)
     await pg.close()
 
 

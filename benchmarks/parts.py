@@ -16,6 +16,7 @@ from typing import NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
+from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from benchmarks import figures
@@ -47,6 +48,16 @@ class Options(NamedTuple):
     def events(self, count: int) -> int:
         """So many, or what the scale makes of them."""
         return max(500, int(count * self.scale))
+
+
+def records_in(kafka: str, topic: str) -> int:
+    """How many records there are, those sent twice included."""
+    consumer = Consumer({"bootstrap.servers": kafka, "group.id": "benchmark"})
+    try:
+        partitions = [TopicPartition(topic, number) for number in range(_PARTITIONS)]
+        return sum(consumer.get_watermark_offsets(each, timeout=10)[1] for each in partitions)
+    finally:
+        consumer.close()
 
 
 @asynccontextmanager
@@ -151,6 +162,7 @@ __all__ = [
     "new_relay",
     "new_topic",
     "process",
+    "records_in",
     "server_process",
     "wait_for_port",
 ]

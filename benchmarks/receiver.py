@@ -12,6 +12,7 @@ import time
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import NamedTuple
@@ -33,6 +34,8 @@ from relay.dev.postgres import EmbeddedPostgres
 
 CONNECTIONS = 64
 OBJECTS = 5_000
+ORM = "one ORM transaction per request"
+GO = "Go, pgx, one INSERT per request"
 _run = count()
 
 
@@ -76,7 +79,9 @@ class Bench:
         self.server = server
         self.options = options
         self.postgres: dict[str, list[float]] = defaultdict(list)
-        """µs of PostgreSQL per event."""
+        """µs of CPU of PostgreSQL per event."""
+        self.process: dict[str, list[float]] = defaultdict(list)
+        """The same of the receiver itself."""
 
     async def relay(self) -> float:
         async with relay_receiver(self.server.dsn) as target:
@@ -87,16 +92,16 @@ class Bench:
         url = await new_database(self.server.dsn, "bench_naive")
         await naive_receiver.create(url)
         async with listening([*_python("naive_receiver"), "PORT", url]) as target:
-            return await self._post("one ORM transaction per request", target, 3_000)
+            return await self._post(ORM, target, 3_000)
 
     async def go(self, command: list[str]) -> float:
         url = await new_database(self.server.dsn, "bench_go")
         async with listening([*command, "PORT", url, SECRET]) as target:
-            return await self._post("Go, pgx, one INSERT per request", target, 10_000)
+            return await self._post(GO, target, 10_000)
 
-    async def no_database(self, module: str, events: int) -> float:
+    async def no_database(self, name: str, module: str, events: int) -> float:
         async with listening([*_python(module), "PORT"]) as target:
-            return await self._post(None, target, events)
+            return await self._post(name, target, events, stores=False)
 
     async def latency(self, rate: float) -> float:
         """Milliseconds that 99 of 100 answers stay within, at so many requests a second."""
@@ -120,14 +125,19 @@ class Bench:
         finally:
             await pg.close()
 
-    async def _post(self, counted: str | None, target: Target, events: int) -> float:
+    async def _post(self, name: str, target: Target, events: int, *, stores: bool = True) -> float:
         await post_all(target.port, _requests(target.path, 300), CONNECTIONS)
         requests = _requests(target.path, self.options.events(events))
-        before = cpu.of_family(self.server.pid)
+        before = cpu.of_process(target.pid), cpu.of_family(self.server.pid)
         rate = await post_all(target.port, requests, CONNECTIONS)
-        if counted is not None:
-            used = cpu.of_family(self.server.pid) - before
-            self.postgres[counted].append(used / len(requests) * 1e6)
+        after = cpu.of_process(target.pid), cpu.of_family(self.server.pid)
+        process, postgres = (
+            (used - at_first) / len(requests) * 1e6
+            for used, at_first in zip(after, before, strict=True)
+        )
+        self.process[name].append(process)
+        if stores:
+            self.postgres[name].append(postgres)
         return rate
 
 
@@ -139,15 +149,15 @@ async def run(options: Options) -> None:
         bench = Bench(server, options)
         contenders: dict[str, figures.Run] = {
             "relay": bench.relay,
-            "one ORM transaction per request": bench.orm,
+            ORM: bench.orm,
         }
-        go = "Go, pgx, one INSERT per request"
-        for name, command in peers.commands({go: lambda: peers.go("receiver")}).items():
-            contenders[name] = lambda command=command: bench.go(command)
-        contenders["Litestar, HMAC, no database"] = lambda: bench.no_database(
-            "naive_receiver", 10_000
-        )
-        contenders["bare ASGI"] = lambda: bench.no_database("echo", 30_000)
+        for name, command in peers.commands({GO: lambda: peers.go("receiver")}).items():
+            contenders[name] = partial(bench.go, command)
+        for name, module, events in (
+            ("Litestar, HMAC, no database", "naive_receiver", 10_000),
+            ("bare ASGI", "echo", 30_000),
+        ):
+            contenders[name] = partial(bench.no_database, name, module, events)
         rates = await figures.interleave(contenders, options.repetitions)
         half = statistics.median(rates["relay"]) / 2
         latencies = await figures.interleave(
@@ -159,6 +169,7 @@ async def run(options: Options) -> None:
     figures.report(title, rates, "relay")
     title = f"Receiver, PostgreSQL: CPU per event at {CONNECTIONS} connections"
     figures.report(title, bench.postgres, "relay", "µs")
+    figures.report("Receiver, process: its CPU per event", bench.process, "relay", "µs")
     title = f"Receiver, latency: p99 at {half:,.0f} events/s, half of the load"
     figures.report(title, latencies, "relay", "ms")
 

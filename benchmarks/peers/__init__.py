@@ -1,8 +1,9 @@
 """The peers: programs that others made, each as fast as its own documentation knows how.
 
 A peer that forwards is a command with two verbs. `prepare DATABASE_URL` makes its tables;
-`forward DATABASE_URL KAFKA TOPIC EVENTS WARM` sends the events that are stored there, and prints
-the seconds from the WARMth settled event to the last one.
+`forward DATABASE_URL KAFKA TOPIC EVENTS` sends the events that are stored there, and prints how
+many a second it were and the µs of CPU that it used for each, both without the first fifth where
+something has to warm up.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from benchmarks import figures
 HERE = Path(__file__).parent
 CACHE = HERE.parents[1] / ".cache" / "bench"
 """What is built or fetched, below the ignored directory of the repository."""
+_JAVA = ("-Xmx1g", "-XX:+UseG1GC", "-Dorg.slf4j.simpleLogger.defaultLogLevel=error")
 
 
 class NotHereError(Exception):
@@ -66,7 +68,7 @@ def debezium() -> list[str]:
         copy = ["dependency:copy-dependencies", f"-DoutputDirectory={unfinished}"]
         _run([maven, "--quiet", "--batch-mode", *copy, "-DincludeScope=runtime"], pom.parent)
         unfinished.rename(jars)
-    return [java, "-cp", f"{jars}/*", str(pom.with_name("Forward.java"))]
+    return [java, *_JAVA, "-cp", f"{jars}/*", str(pom.with_name("Forward.java"))]
 
 
 def _program(name: str) -> str:

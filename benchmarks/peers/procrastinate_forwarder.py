@@ -13,7 +13,7 @@ CONCURRENCY = 30
 
 
 async def main() -> None:
-    app = App(PsycopgConnector(conninfo=sys.argv[2], max_size=CONCURRENCY + 1))
+    app = App(connector=PsycopgConnector(conninfo=sys.argv[2], max_size=CONCURRENCY + 1))
     async with app.open_async():
         await (prepare if sys.argv[1] == "prepare" else forward)(app)
 
