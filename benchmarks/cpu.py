@@ -1,4 +1,4 @@
-"""CPU seconds that processes have used, by /proc: in steps of ten milliseconds."""
+"""CPU seconds that processes have used, in steps of ten milliseconds, and memory: by /proc."""
 
 from __future__ import annotations
 
@@ -28,6 +28,12 @@ def of_family(pid: int) -> float:
         if child[1] == str(pid):
             ticks += sum(map(int, child[11:15]))
     return ticks / _TICKS
+
+
+def memory_of(pid: int, kind: str = "VmHWM") -> float:
+    """MB of memory that a process had at most, or has now (`VmRSS`)."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.split(f"{kind}:")[1].split()[0]) * 1024 / 1e6
 
 
 def _stat(pid: int) -> list[str]:

@@ -12,19 +12,23 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import ExitStack
+from datetime import datetime
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import asyncpg
 from confluent_kafka import Producer
 
 from benchmarks import cpu, figures, peers, profiles
+from benchmarks.cpu import memory_of
 from benchmarks.load import SECRET, event_bodies
 from benchmarks.parts import (
     POSTGRES_SETTINGS,
     Options,
+    Relay,
     broker,
     free_port,
     new_database,
@@ -42,11 +46,8 @@ from relay.dev.postgres import EmbeddedPostgres
 from relay.kafka import config
 from relay.store import inbox, sources
 from relay.store.engine import Database
-from relay.store.sources import Source
 
 OBJECTS = 5_000
-WARM = 0.2
-"""The share of the events before the clock starts, so that compilers and caches are warm."""
 _BATCH = 500
 _run = count()
 
@@ -85,30 +86,10 @@ class Bench:
         self.both: dict[str, list[float]] = defaultdict(list)
 
     async def relay(self) -> float:
-        events = self.options.events(40_000)
-        url, source, _, seal_key = await new_relay(self.server.dsn, "bench_relay", SECRET)
-        database = Database(url)
-        watch = await asyncpg.connect(url)
-        try:
-            await pause(database, source, paused=True)
-            await fill(database, source, event_bodies(events, OBJECTS, f"f{next(_run)}"))
-            environment = forwarder_environment(url, seal_key, self.kafka)
-            with process(FORWARDER, environment) as running:
-                await wait_for_port(int(environment["RELAY_ADMIN_BIND"].rpartition(":")[2]))
-                with profiles.watch(running.pid, "forwarder", wanted=self.options.profile):
-                    before = cpu.of_process(running.pid), cpu.of_family(self.server.pid)
-                    await pause(database, source, paused=False)
-                    await drained(watch)
-                    after = cpu.of_process(running.pid), cpu.of_family(self.server.pid)
-            ours, postgres = (
-                (used - at_first) / events * 1e6
-                for used, at_first in zip(after, before, strict=True)
-            )
-            self._count("relay", ours, postgres)
-            return await settled_per_second(watch, int(events * WARM))
-        finally:
-            await watch.close()
-            await database.close()
+        relay = await new_relay(self.server.dsn, "bench_relay", SECRET)
+        cost = await forward(self.server, self.kafka, relay, self.options, 40_000)
+        self._count("relay", cost.process, cost.postgres)
+        return cost.rate
 
     async def peer(self, name: str, command: list[str]) -> float:
         events = self.options.events(_EVENTS[name])
@@ -184,36 +165,86 @@ async def run(options: Options) -> None:
     figures.report("Forwarder, both: CPU per event", bench.both, "relay", "µs")
 
 
+class Cost(NamedTuple):
+    """Of forwarding some events."""
+
+    rate: float
+    """Events per second."""
+    process: float
+    """µs of CPU of the forwarders per event, librdkafka included."""
+    postgres: float
+    """µs of CPU of all of PostgreSQL per event."""
+    peak: float
+    """MB of memory that the largest forwarder had at most."""
+
+
+async def forward(
+    server: EmbeddedPostgres,
+    kafka: str,
+    relay: Relay,
+    options: Options,
+    events: int,
+    *,
+    forwarders: int = 1,
+) -> Cost:
+    """Put so many events into the inbox while forwarding pauses, then forward them."""
+    events = options.events(events)
+    database = Database(relay.url)
+    watch = await asyncpg.connect(relay.url)
+    try:
+        await _pause(database, relay, paused=True)
+        await _fill(database, relay, event_bodies(events, OBJECTS, f"f{next(_run)}"))
+        since = await watch.fetchval("SELECT now()")
+        with ExitStack() as stack:
+            pids = []
+            for _ in range(forwarders):
+                environment, admin = forwarder_environment(relay, kafka)
+                pids.append(stack.enter_context(process(FORWARDER, environment)).pid)
+                await wait_for_port(admin)
+            stack.enter_context(profiles.watch(pids[0], "forwarder", wanted=options.profile))
+            before = sum(map(cpu.of_process, pids)), cpu.of_family(server.pid)
+            await _pause(database, relay, paused=False)
+            await _drained(watch)
+            after = sum(map(cpu.of_process, pids)), cpu.of_family(server.pid)
+            peak = max(map(memory_of, pids))
+        rate = await _settled_per_second(watch, since, events // 5)
+        process_cost, postgres_cost = (
+            (used - at_first) / events * 1e6 for used, at_first in zip(after, before, strict=True)
+        )
+        return Cost(rate, process_cost, postgres_cost, peak)
+    finally:
+        await watch.close()
+        await database.close()
+
+
 FORWARDER = [sys.executable, "-m", "relay", "serve", "--roles", "forwarder"]
 
 
-def forwarder_environment(url: str, seal_key: str, kafka: str) -> dict[str, str]:
+def forwarder_environment(relay: Relay, kafka: str) -> tuple[dict[str, str], int]:
+    """What a forwarder is told, and the port that it opens when it has started."""
+    admin = free_port()
     return {
-        "RELAY_DATABASE_URL": url,
-        "RELAY_ENCRYPTION_KEYS": seal_key,
+        "RELAY_DATABASE_URL": relay.url,
+        "RELAY_ENCRYPTION_KEYS": relay.seal_key,
         "RELAY_KAFKA_BOOTSTRAP_SERVERS": kafka,
-        "RELAY_ADMIN_BIND": f"127.0.0.1:{free_port()}",
+        "RELAY_ADMIN_BIND": f"127.0.0.1:{admin}",
         "RELAY_LOG_LEVEL": "error",
-    }
+    }, admin
 
 
-async def pause(database: Database, source: Source, *, paused: bool) -> None:
-    """Stop or start forwarding."""
+async def _pause(database: Database, relay: Relay, *, paused: bool) -> None:
+    change = sources.pause if paused else sources.resume
     async with database.begin() as connection:
-        change = sources.pause if paused else sources.resume
-        await change(connection, source.config.source_id)
+        await change(connection, relay.source.config.source_id)
 
 
-async def fill(database: Database, source: Source, bodies: Sequence[bytes]) -> None:
+async def _fill(database: Database, relay: Relay, bodies: Sequence[bytes]) -> None:
     """Put events into the inbox and the queue, by the door of the receiver."""
+    source_id = relay.source.config.source_id
     for start in range(0, len(bodies), _BATCH):
         events = [
             inbox.new_event(
-                peek(body),
-                body,
-                source_id=source.config.source_id,
-                origin="webhook",
-                signature_header=None,
+                peek(body), body, source_id=source_id, origin="webhook", signature_header=None
             )
             for body in bodies[start : start + _BATCH]
         ]
@@ -223,21 +254,23 @@ async def fill(database: Database, source: Source, bodies: Sequence[bytes]) -> N
         await pg.execute("VACUUM ANALYZE relay.queue")
 
 
-async def drained(watch: asyncpg.Connection) -> None:
+async def _drained(watch: asyncpg.Connection) -> None:
     """Until the queue is empty; seldom asked, since the answer has to pass all dead rows."""
     while await watch.fetchval("SELECT EXISTS (SELECT FROM relay.queue)"):
         await asyncio.sleep(0.5)
 
 
-async def settled_per_second(watch: asyncpg.Connection, warm: int) -> float:
+async def _settled_per_second(watch: asyncpg.Connection, since: datetime, warm: int) -> float:
     """From the batch that settled the `warm`th event to the last, by the database's own clock."""
     row = await watch.fetchrow(
         """
-        SELECT count(*) AS events, extract(epoch FROM max(produced_at) - start)::float8 AS seconds
-        FROM relay.receipt, (
-            SELECT produced_at AS start FROM relay.receipt ORDER BY produced_at OFFSET $1 LIMIT 1
-        ) WHERE produced_at > start GROUP BY start
+        WITH settled AS (SELECT produced_at FROM relay.receipt WHERE produced_at > $1),
+            begun AS (SELECT produced_at FROM settled ORDER BY produced_at OFFSET $2 LIMIT 1)
+        SELECT count(*) AS events,
+            extract(epoch FROM max(s.produced_at) - min(b.produced_at))::float8 AS seconds
+        FROM settled s, begun b WHERE s.produced_at > b.produced_at
         """,
+        since,
         warm,
     )
     return float(row["events"] / row["seconds"])

@@ -33,7 +33,7 @@ from tests.support.kafka import ApacheKafka
 POSTGRES_SETTINGS = {"max_connections": "200", "shared_buffers": "512MB", "max_wal_size": "4GB"}
 # As Kafka's own start script has it; what the tests use is slower and smaller.
 _JAVA = ("-Xms1g", "-Xmx1g", "-XX:+UseG1GC")
-_PARTITIONS = 6
+PARTITIONS = 6
 
 
 class Options(NamedTuple):
@@ -54,7 +54,7 @@ def records_in(kafka: str, topic: str) -> int:
     """How many records there are, those sent twice included."""
     consumer = Consumer({"bootstrap.servers": kafka, "group.id": "benchmark"})
     try:
-        partitions = [TopicPartition(topic, number) for number in range(_PARTITIONS)]
+        partitions = [TopicPartition(topic, number) for number in range(PARTITIONS)]
         return sum(consumer.get_watermark_offsets(each, timeout=10)[1] for each in partitions)
     finally:
         consumer.close()
@@ -79,10 +79,25 @@ async def broker(directory: Path, options: Options) -> AsyncIterator[str]:
 
 def new_topic(kafka: str, name: str) -> str:
     """A topic with as many partitions as the relay would give it; returns its name."""
-    admin = AdminClient({"bootstrap.servers": kafka})
-    for made in admin.create_topics([NewTopic(name, _PARTITIONS, 1)]).values():
+    admin = AdminClient({"bootstrap.servers": kafka, "log_level": 0})
+    for made in admin.create_topics([NewTopic(name, PARTITIONS, 1)]).values():
         made.result()
     return name
+
+
+class Relay(NamedTuple):
+    """A database of the product, and what its processes and callers have to know."""
+
+    url: str
+    source: Source
+    key: str
+    """Of the webhook URL."""
+    seal_key: str
+
+    @property
+    def path(self) -> str:
+        """Where webhooks are posted."""
+        return f"/webhooks/{self.source.config.public_id}?api_key={self.key}"
 
 
 async def new_database(server: str, name: str) -> str:
@@ -98,8 +113,8 @@ async def new_database(server: str, name: str) -> str:
 
 async def new_relay(
     server: str, name: str, secret: str, stripe_key: str | None = None, topic_prefix: str = ""
-) -> tuple[str, Source, str, str]:
-    """A migrated database with one source; returns its URL, the source, its key and the seal's."""
+) -> Relay:
+    """A migrated database with one source."""
     url = await new_database(server, name)
     await schema.migrate(url)
     seal_key = new_key()
@@ -122,7 +137,7 @@ async def new_relay(
             )
     finally:
         await database.close()
-    return url, source, key, seal_key
+    return Relay(url, source, key, seal_key)
 
 
 @contextmanager
@@ -154,8 +169,10 @@ async def wait_for_port(port: int) -> None:
 
 
 __all__ = [
+    "PARTITIONS",
     "POSTGRES_SETTINGS",
     "Options",
+    "Relay",
     "broker",
     "free_port",
     "new_database",

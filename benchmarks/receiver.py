@@ -24,6 +24,7 @@ from benchmarks.load import SECRET, event_bodies, post_all, post_at, request
 from benchmarks.parts import (
     POSTGRES_SETTINGS,
     Options,
+    Relay,
     free_port,
     new_database,
     new_relay,
@@ -48,13 +49,12 @@ class Target(NamedTuple):
 
 
 @asynccontextmanager
-async def relay_receiver(server: str, name: str = "bench_relay") -> AsyncIterator[Target]:
-    """The product's, on a database of its own."""
-    url, source, key, seal_key = await new_relay(server, name, SECRET)
+async def relay_receiver(relay: Relay) -> AsyncIterator[Target]:
+    """The product's."""
     port = free_port()
     environment = {
-        "RELAY_DATABASE_URL": url,
-        "RELAY_ENCRYPTION_KEYS": seal_key,
+        "RELAY_DATABASE_URL": relay.url,
+        "RELAY_ENCRYPTION_KEYS": relay.seal_key,
         "RELAY_BIND": f"127.0.0.1:{port}",
         "RELAY_ADMIN_BIND": f"127.0.0.1:{free_port()}",
         "RELAY_LOG_LEVEL": "error",
@@ -62,7 +62,7 @@ async def relay_receiver(server: str, name: str = "bench_relay") -> AsyncIterato
     command = [sys.executable, "-m", "relay", "serve", "--roles", "receiver"]
     with process(command, environment) as running:
         await wait_for_port(port)
-        yield Target(port, f"/webhooks/{source.config.public_id}?api_key={key}", running.pid)
+        yield Target(port, relay.path, running.pid)
 
 
 @asynccontextmanager
@@ -84,7 +84,7 @@ class Bench:
         """The same of the receiver itself."""
 
     async def relay(self) -> float:
-        async with relay_receiver(self.server.dsn) as target:
+        async with relay_receiver(await self._new_relay()) as target:
             with profiles.watch(target.pid, "receiver", wanted=self.options.profile):
                 return await self._post("relay", target, 20_000)
 
@@ -105,7 +105,7 @@ class Bench:
 
     async def latency(self, rate: float) -> float:
         """Milliseconds that 99 of 100 answers stay within, at so many requests a second."""
-        async with relay_receiver(self.server.dsn) as target:
+        async with relay_receiver(await self._new_relay()) as target:
             await post_all(target.port, _requests(target.path, 300), CONNECTIONS)
             requests = _requests(target.path, self.options.events(15_000))
             _, took = await post_at(target.port, requests, CONNECTIONS, rate)
@@ -124,6 +124,9 @@ class Bench:
             return _p99(took)
         finally:
             await pg.close()
+
+    async def _new_relay(self) -> Relay:
+        return await new_relay(self.server.dsn, "bench_relay", SECRET)
 
     async def _post(self, name: str, target: Target, events: int, *, stores: bool = True) -> float:
         await post_all(target.port, _requests(target.path, 300), CONNECTIONS)
