@@ -6,6 +6,7 @@ import asyncio
 import sys
 import tempfile
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 from rich.console import Console
@@ -14,7 +15,7 @@ from benchmarks import figures, naive_receiver
 from benchmarks.cpu import memory_of
 from benchmarks.forwarder import forward
 from benchmarks.load import SECRET, event_bodies, request
-from benchmarks.parts import POSTGRES_SETTINGS, Options, broker, new_database, new_relay
+from benchmarks.parts import POSTGRES_SETTINGS, Options, Relay, broker, new_database, new_relay
 from benchmarks.receiver import Target, listening, relay_receiver
 from relay.dev.postgres import EmbeddedPostgres
 
@@ -55,7 +56,7 @@ class Bench:
         relay = await self._new()
         return (await forward(self.server, self.kafka, relay, self.options, events)).peak
 
-    async def _new(self):
+    async def _new(self) -> Relay:
         return await new_relay(self.server.dsn, "bench_relay", SECRET)
 
 
@@ -95,15 +96,16 @@ async def _upload(target: Target, upload: bytes) -> str:
     """The status of the answer; a receiver that has enough may answer before it has it all."""
     reader, writer = await asyncio.open_connection("127.0.0.1", target.port)
     try:
+        answer = asyncio.create_task(reader.readline())
         view = memoryview(upload)
-        try:
+        with suppress(ConnectionError):
             for start in range(0, len(view), _CHUNK):
+                if answer.done():
+                    break
                 writer.write(view[start : start + _CHUNK])
                 await writer.drain()
-        except ConnectionError:
-            pass
         try:
-            return (await reader.readline()).split()[1].decode()
+            return (await answer).split()[1].decode()
         except (ConnectionError, IndexError):
             return "hung up"
     finally:
