@@ -19,10 +19,10 @@ _LINES = 25
 
 @contextmanager
 def watch(pid: int, name: str, *, wanted: bool) -> Iterator[None]:
-    """Sample a Python process; the last run of a `name` is kept beside the figures.
+    """Sample what holds the interpreter's lock; the last run of a `name` is kept with the figures.
 
-    `results/<name>.stacks` is what flame graphs are made of; the functions that were most often
-    at work (with what they call, and by themselves) go to `results/<name>.profile`.
+    `results/<name>.stacks` is what flame graphs are made of; our functions that were most often at
+    work, with all that they call, and any by themselves go to `results/<name>.profile`.
     """
     if not wanted:
         yield
@@ -30,7 +30,16 @@ def watch(pid: int, name: str, *, wanted: bool) -> Iterator[None]:
     RESULTS.mkdir(exist_ok=True)
     stacks = RESULTS / f"{name}.stacks"
     command = [peers.tool("py-spy"), "record", "--pid", str(pid), "--format", "raw"]
-    command += ["--rate", "200", "--duration", "3600", "--output", str(stacks), "--function"]
+    command += [
+        "--rate",
+        "200",
+        "--duration",
+        "3600",
+        "--gil",
+        "--function",
+        "--output",
+        str(stacks),
+    ]
     sampling = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         yield
@@ -50,7 +59,8 @@ def _top(stacks: Path) -> str:
         samples += int(count)
         own[functions[-1]] += int(count)
         for function in set(functions):
-            with_calls[function] += int(count)
+            if "(relay/" in function:
+                with_calls[function] += int(count)
     lines = [f"{'all':>6} {'own':>6}  of {samples} samples"]
     for function, count in with_calls.most_common(_LINES):
         lines.append(f"{count / samples:6.1%} {own[function] / samples:6.1%}  {function}")
