@@ -67,8 +67,8 @@ _STORE = {
 }
 _EVENTS = {
     "Debezium": 60_000,
-    "PgQueuer": 15_000,
-    "River": 15_000,
+    "PgQueuer": 30_000,
+    "River": 30_000,
     "procrastinate": 1_500,
     "one row at a time": 1_500,
 }

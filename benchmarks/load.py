@@ -9,42 +9,52 @@ import json
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from random import Random
 from typing import cast
 
 SECRET = "whsec_benchmark"
 
-_BODY = (
-    json.dumps(
-        {
-            "id": "@id",
-            "object": "event",
-            "type": "customer.updated",
-            "created": "@created",
-            "livemode": True,
-            "api_version": "2026-08-26.dahlia",
-            "data": {
-                "object": {
-                    "id": "@customer",
-                    "object": "customer",
-                    "number": "@number",
-                    **{f"field_{number}": "value " * 8 for number in range(35)},
-                }
-            },
+_BODIES = 64
+"""Different ones: enough that a compressor does not find the last of its kind in its window."""
+
+
+def _template(kind: int) -> str:
+    """An event of 3 KB, which lz4 makes half as large, as it does those of Stripe."""
+    generated = Random(kind)  # the same in each run
+    body = {
+        "id": "@id",
+        "object": "event",
+        "type": "customer.updated",
+        "created": "@created",
+        "livemode": True,
+        "api_version": "2026-08-26.dahlia",
+        "data": {
+            "object": {
+                "id": "@customer",
+                "object": "customer",
+                "number": "@number",
+                **{
+                    f"field_{number}": "value " * 4 + generated.randbytes(12).hex()
+                    for number in range(35)
+                },
+            }
         },
-        indent=2,
+    }
+    return (
+        json.dumps(body, indent=2)
+        .replace("@id", "evt_%(prefix)s_%(number)d")
+        .replace('"@created"', "%(created)d")
+        .replace("@customer", "cus_%(customer)d")
+        .replace('"@number"', "%(number)d")
     )
-    .replace("@id", "evt_%(prefix)s_%(number)d")
-    .replace('"@created"', "%(created)d")
-    .replace("@customer", "cus_%(customer)d")
-    .replace('"@number"', "%(number)d")
-)
 
 
 def event_bodies(count: int, objects: int, prefix: str) -> list[bytes]:
     """Events of about 3 KB on some objects, indented as Stripe sends them."""
+    templates = [_template(kind) for kind in range(_BODIES)]
     return [
         (
-            _BODY
+            templates[number % _BODIES]
             % {
                 "prefix": prefix,
                 "number": number,
