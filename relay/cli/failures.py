@@ -43,10 +43,13 @@ def of_database(error: BaseException, place: str) -> Failure | None:
 
     ``place`` tells where the address of the database came from.
     """
+    from relay.kafka import NoBrokerError
     from relay.store.engine import UNAVAILABLE
     from relay.store.trouble import cause_of, explain
 
     cause = cause_of(error)
+    if isinstance(cause, NoBrokerError):  # a ConnectionError too, of a command that asks both
+        return Failure(str(cause))
     code = getattr(cause, "sqlstate", None)
     text = " ".join(str(cause).split()) or type(cause).__name__
     reason = explain(cause)

@@ -97,7 +97,12 @@ async def start(
 async def _watch_to_the_end(call: Call, database: Database, snapshot_id: str) -> None:
     """Exits 1 unless the snapshot finishes."""
     try:
-        ended = await watch(database, snapshot_id, bars=not call.json)
+        ended = await watch(
+            database,
+            snapshot_id,
+            queue_rows=call.settings.snapshot_queue_rows,
+            bars=not call.json,
+        )
     except asyncio.CancelledError:  # Ctrl-C
         warn(
             f"snapshot {snapshot_id} goes on by itself: `relay snapshot show {snapshot_id} --watch`"
@@ -106,7 +111,11 @@ async def _watch_to_the_end(call: Call, database: Database, snapshot_id: str) ->
         raise
     if ended["state"] != "finished":
         reason = f": {ended['last_error']}" if ended["last_error"] else ""
-        raise Failure(f"snapshot {snapshot_id} is {ended['state']}{reason}")
+        fix = (
+            f"; when that is mended, `relay snapshot resume {snapshot_id}` goes on where it stands"
+        )
+        hint = fix if ended["state"] == "failed" else ""
+        raise Failure(f"snapshot {snapshot_id} is {ended['state']}{reason}{hint}")
 
 
 @snapshot.command("list")
@@ -163,12 +172,13 @@ def _write(found: dict[str, Any], rows: list[dict[str, Any]]) -> None:
 
 
 def share_read(row: dict[str, Any]) -> str | None:
-    """How much of its window of creation times is behind the cursors."""
+    """How much of the creation times in question is behind the cursors, as far as is known."""
     if row["state"] == "finished":
         return "100 %"
-    if not row["window_seconds"]:
+    if row["read_seconds"] is None:
         return None
-    return f"{100 * max(1 - row['unread_seconds'] / row['window_seconds'], 0):.0f} %"
+    total = row["read_seconds"] + row["unread_seconds"]
+    return f"{100 * row['read_seconds'] / max(total, 1):.0f} %"
 
 
 @snapshot.command()

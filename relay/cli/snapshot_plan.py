@@ -101,6 +101,7 @@ async def try_key(settings: Settings, stripe_key: str, wanted: Plan, source: str
     Raises Failure when the key is refused as such. What may not be read is only a warning: the
     other resources can be.
     """
+    from relay.core.listings import BY_PARENT_HINT
     from relay.stripe import Delayed, Refused, StripeApi
 
     async with StripeApi(settings.stripe_api_base, stripe_key) as api:
@@ -112,8 +113,9 @@ async def try_key(settings: Settings, stripe_key: str, wanted: Plan, source: str
                         f"Stripe refuses the key: {refusal}; give the source another one:"
                         f" `relay source update {source} --stripe-api-key …`"
                     )
-                case Refused() as refusal:
-                    warn(f"{name}: {refusal}")
+                case Refused() as refusal if name not in wanted.by_parent:  # asked another way
+                    is_by_parent = listing.is_about_parent(refusal.param)
+                    warn(f"{name}: {refusal}" + (f": {BY_PARENT_HINT}" if is_by_parent else ""))
                 case Delayed() as answer:
                     warn(f"Stripe does not answer now: {answer}; the snapshot goes on trying")
                     return

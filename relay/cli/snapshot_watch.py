@@ -6,10 +6,11 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Any
 
-from relay.cli.output import say
+from relay.cli.output import duration, say
 from relay.display import printable
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.progress import Progress, TaskID
 
     from relay.store.engine import Database
@@ -18,22 +19,28 @@ _SECONDS = 0.5
 _ENDS = ("finished", "failed", "cancelled", "paused")
 
 
-async def watch(database: Database, snapshot_id: str, *, bars: bool) -> dict[str, Any]:
+async def watch(
+    database: Database, snapshot_id: str, *, queue_rows: int, bars: bool
+) -> dict[str, Any]:
     """The snapshot as it stands when it runs no more; ``bars`` has its progress written.
 
-    On a terminal as bars, elsewhere as a line whenever a resource changes its state.
+    On a terminal as bars, elsewhere as a line whenever a resource changes its state. Above
+    ``queue_rows`` claimable events it waits for the forwarders.
     """
     from rich.console import Console
 
-    from relay.store import snapshots
+    from relay.store import ranges, snapshots
 
-    display = _Bars() if bars and Console().is_terminal else _Lines(silent=not bars)
+    console = Console()
+    display = Bars(console) if bars and console.is_terminal else _Lines(silent=not bars)
     with display:
         while True:
             async with database.begin() as connection:
                 found = await snapshots.show(connection, snapshot_id)
                 rows = await snapshots.progress(connection, snapshot_id)
-            display.update(rows)
+            async with database.driver() as pg:
+                held_up = await ranges.has_claimable_work(pg, queue_rows)
+            display.update([row | {"held_up": held_up} for row in rows])
             if found["state"] in _ENDS:
                 return found
             await asyncio.sleep(_SECONDS)
@@ -59,19 +66,25 @@ class _Lines:
             self._states[name] = state
 
 
-class _Bars:
-    """Objects, pages, rate, share of 429 and the time that is left, by what was read of it."""
+class Bars:
+    """Objects, pages, rate, share of 429 and the time that is left; what is too long is cut."""
 
-    def __init__(self) -> None:
+    def __init__(self, console: Console) -> None:
         from rich.progress import BarColumn, Progress, TextColumn
+        from rich.table import Column
 
+        rest = Column(no_wrap=True, overflow="ellipsis", ratio=1)
         self._progress: Progress = Progress(
-            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[told]}")
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=20),
+            TextColumn("{task.fields[told]}", markup=False, table_column=rest),
+            console=console,
+            expand=True,
         )
         self._tasks: dict[str, TaskID] = {}
-        self._first: dict[str, tuple[float, int, float]] = {}
+        self._first: dict[str, tuple[float, int]] = {}
 
-    def __enter__(self) -> _Bars:
+    def __enter__(self) -> Bars:
         self._progress.start()
         return self
 
@@ -82,37 +95,39 @@ class _Bars:
         now = time.monotonic()
         for row in rows:
             name = row["resource"]
-            total = row["window_seconds"] or None
-            done = None if total is None else max(total - row["unread_seconds"], 0.0)
-            if row["state"] == "finished":
-                total = done = total or 1.0
             if name not in self._tasks:
-                self._tasks[name] = self._progress.add_task(printable(name), total=total, told="")
-                self._first[name] = now, row["objects"], done or 0.0
-            told = " · ".join(_facts(row, self._first[name], now, done, total))
+                self._tasks[name] = self._progress.add_task(printable(name), total=None, told="")
+                self._first[name] = now, row["objects"]
+            since, objects_then = self._first[name]
+            rate = (row["objects"] - objects_then) / max(now - since, 0.001)
+            done, total = _bar(row)
+            told = " · ".join(facts(row, rate))
             self._progress.update(
-                self._tasks[name], total=total, completed=done or 0.0, told=printable(told)
+                self._tasks[name], total=total, completed=done, told=printable(told)
             )
 
 
-def _facts(
-    row: dict[str, Any],
-    first: tuple[float, int, float],
-    now: float,
-    done: float | None,
-    total: float | None,
-) -> list[str]:
-    since, objects, done_at_first = first
-    elapsed = max(now - since, 0.001)
-    facts = [f"{row['objects']:,} objects", f"{row['pages']:,} pages"]
+def _bar(row: dict[str, Any]) -> tuple[float, float | None]:
+    if row["state"] == "finished":
+        return 1.0, 1.0
+    if row["read_seconds"] is None:
+        return 0.0, None
+    return row["read_seconds"], max(row["read_seconds"] + row["unread_seconds"], 1.0)
+
+
+def facts(row: dict[str, Any], rate: float) -> list[str]:
+    """What there is to say of a resource that comes with so many objects a second."""
+    told = [f"{row['objects']:,} objects", f"{row['pages']:,} pages"]
     if row["state"] != "running":
-        return [*facts, row["state"], *([row["last_error"]] if row["last_error"] else [])]
-    facts.append(f"{(row['objects'] - objects) / elapsed:,.0f}/s")
+        is_failed = row["state"] == "failed" and row["last_error"]
+        return [*told, row["state"], *([row["last_error"]] if is_failed else [])]
+    told.append(f"{rate:,.0f}/s")
     if row["limited"]:
-        facts.append(f"{100 * row['limited'] / row['requests']:.0f} % limited")
-    if done is not None and total is not None and done > done_at_first:
-        left = (total - done) * elapsed / (done - done_at_first)
-        facts.append(f"about {left:,.0f} s left")
-    if row["waits_for"]:
-        facts.append(f"waits: {row['waits_for']}")
-    return facts
+        told.append(f"{100 * row['limited'] / row['requests']:.0f} % limited")
+    if row["read_seconds"] and rate:
+        # As if the rest lay as densely in time as what was read.
+        left = row["objects"] * row["unread_seconds"] / row["read_seconds"] / rate
+        told.append(f"about {duration(left)} left")
+    if row["waits_for"] or row["held_up"]:
+        told.append(f"waits: {row['waits_for'] or 'the forwarders have to catch up'}")
+    return told

@@ -66,6 +66,12 @@ class Listing(msgspec.Struct, frozen=True, kw_only=True):
         """The parameters that bring the lists which these fan-outs need."""
         return tuple(("expand[]", field) for name, field in self.expansions if name in fan_outs)
 
+    def is_about_parent(self, parameter: str | None) -> bool:
+        """Whether a refusal of this parameter says that a parent is missing, or gone."""
+        return self.parent is not None and self.parent.parameter == parameter
+
+
+BY_PARENT_HINT: Final = "list them customer by customer: `relay snapshot start … --per-customer`"
 
 LISTINGS: Final = (
     Listing(resource="customer", path="/v1/customers", object_type="customer"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -21,6 +22,10 @@ from relay.dev import guard
 
 # How a program is asked to end when nothing else is said: politely, then for good.
 TERMINATE: Sequence[tuple[int, float]] = ((signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0))
+
+
+_FIRST_PORT = 20_000
+_OUTGOING_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 
 class StartError(RelayError):
@@ -145,9 +150,11 @@ class Service(ABC):
 def free_port(preferred: int | None = None) -> int:
     """A TCP port of 127.0.0.1 that nobody listens on: the preferred one if it is free.
 
-    Another program may take it before it is used: who starts a server on it tries again then.
+    Else one that the kernel does not give to outgoing connections, where there is such a range: a
+    server that is away for a while finds it free again. Another program may take it before it is
+    used: who starts a server on it tries again then.
     """
-    for port in (preferred, 0):
+    for port in (preferred, *_lasting_ports(), 0):
         if port is None:
             continue
         with socket.socket() as probe:
@@ -158,6 +165,15 @@ def free_port(preferred: int | None = None) -> int:
                 continue
             return int(probe.getsockname()[1])
     raise StartError("no free TCP port on 127.0.0.1")
+
+
+def _lasting_ports() -> list[int]:
+    """Some of those below the range of outgoing connections; none where Linux does not tell it."""
+    with suppress(OSError, ValueError):
+        end = int(_OUTGOING_PORTS.read_text().split()[0])
+        if end > _FIRST_PORT:
+            return random.sample(range(_FIRST_PORT, end), 10)
+    return []
 
 
 def last_lines(log: Path, count: int = 15) -> str:

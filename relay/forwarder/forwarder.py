@@ -319,9 +319,9 @@ async def _skip_superseded(pg: asyncpg.Connection, plans: list[Plan]) -> None:
         and plan.row.replay_id is None  # who replays it wants it sent
     ]
     asked = [
-        (plan.row.inbox_id, plan.row.source_id, event.object_type, event.object_id, event.created)
+        (plan.row.source_id, plan.event)
         for plan in listed
-        if (event := plan.event).object_id is not None and event.created is not None
+        if plan.event.object_id is not None and plan.event.created is not None
     ]
     if not asked:
         return

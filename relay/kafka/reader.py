@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Mapping
-from typing import cast
+from typing import Final, cast
 
 import msgspec
 from confluent_kafka import (
@@ -17,7 +18,12 @@ from confluent_kafka import (
 )
 
 from relay.kafka import config
-from relay.kafka.trouble import NoBrokerError, Troubles
+from relay.kafka.trouble import NoBrokerError, Trouble, Troubles
+
+_ANSWER_SECONDS: Final = 10.0
+_LEADER_SECONDS: Final = 30.0
+"""In which a partition has a leader again that was moved, or whose broker is gone."""
+_PAUSE_SECONDS: Final = 0.5
 
 
 class KafkaRecord(msgspec.Struct, frozen=True):
@@ -85,15 +91,22 @@ class TopicReader:
     def watermarks(self, topic: str, partition: int) -> tuple[int, int]:
         """The first offset that Kafka still has, and the one after the last.
 
-        For the second, see ``ends``. Raises NoBrokerError.
+        For the second, see ``ends``. Raises NoBrokerError when the partition has no leader for
+        long; one that is moved, as brokers do by themselves after a restart, is found.
         """
-        try:
-            low, high = self._consumer.get_watermark_offsets(
-                TopicPartition(topic, partition), timeout=10.0
-            )
-        except KafkaException as error:
-            raise NoBrokerError(self._troubles.why()) from error
-        return int(low), int(high)
+        place = TopicPartition(topic, partition)
+        gives_up = time.monotonic() + _LEADER_SECONDS
+        while True:
+            try:
+                low, high = self._consumer.get_watermark_offsets(place, timeout=_ANSWER_SECONDS)
+            except KafkaException as error:
+                if time.monotonic() < gives_up:
+                    # librdkafka asks anew who leads, and leaves it to us to ask that one.
+                    time.sleep(_PAUSE_SECONDS)
+                    continue
+                fix = f"look at partition {partition} of the topic {topic}, and try again"
+                raise NoBrokerError(Trouble(error.args[0].str(), fix)) from error
+            return int(low), int(high)
 
     def ends(self, topics: Mapping[str, int]) -> dict[tuple[str, int], int]:
         """The offset after the last record of each partition.
@@ -102,7 +115,7 @@ class TopicReader:
         """
         return {
             (topic, partition): self._consumer.get_watermark_offsets(
-                TopicPartition(topic, partition), timeout=10.0
+                TopicPartition(topic, partition), timeout=_ANSWER_SECONDS
             )[1]
             for topic, count in topics.items()
             for partition in range(count)

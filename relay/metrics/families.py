@@ -40,6 +40,21 @@ class Family(msgspec.Struct, frozen=True):
         return family
 
 
+class HistogramFamily(msgspec.Struct, frozen=True):
+    """A histogram without labels."""
+
+    name: str
+    text: str
+
+    def filled(self, observed: Histogram) -> Metric:
+        """Its bounds are shown as people write them (``0.5``, ``10``)."""
+        family = HistogramMetricFamily(self.name, self.text)
+        bounds = [*(f"{bound:g}" for bound in observed.bounds), "+Inf"]
+        counts = list(zip(bounds, accumulate(observed.counts), strict=True))
+        family.add_metric((), counts, observed.sum)
+        return family
+
+
 def counter(name: str, text: str, *labels: str) -> Family:
     return Family("counter", name, text, labels)
 
@@ -48,12 +63,8 @@ def gauge(name: str, text: str, *labels: str) -> Family:
     return Family("gauge", name, text, labels)
 
 
-def histogram(name: str, text: str, observed: Histogram) -> Metric:
-    """A histogram without labels; its bounds are shown as people write them (``0.5``, ``10``)."""
-    family = HistogramMetricFamily(name, text)
-    bounds = [*(f"{bound:g}" for bound in observed.bounds), "+Inf"]
-    family.add_metric((), list(zip(bounds, accumulate(observed.counts), strict=True)), observed.sum)
-    return family
+def histogram(name: str, text: str) -> HistogramFamily:
+    return HistogramFamily(name, text)
 
 
 def from_zero(

@@ -12,6 +12,14 @@ from relay.metrics.families import counter, from_zero, gauge, histogram
 _SKIP_REASONS = (*SKIP_REASONS, "superseded")
 _DEAD_CODES = (*DEAD_CODES, *UnusableEvent.CODES, "too_large", "transform_error", "crashed_worker")
 
+_BATCH_ROWS = histogram("relay_forwarder_batch_rows", "Rows of each settled batch.")
+_BATCH_SECONDS = histogram(
+    "relay_forwarder_batch_seconds", "Time of each settled batch from its note to its commit."
+)
+_PRODUCE_SECONDS = histogram(
+    "relay_forwarder_produce_seconds",
+    "Time of each settled batch from its first record to its last report.",
+)
 _LOST = counter("relay_forwarder_batches_lost", "Batches that did not come to their end.")
 _DELIVERED = counter("relay_forwarder_events_delivered", "Events delivered and settled.")
 _COPIES = counter(
@@ -39,17 +47,9 @@ _AWAY = gauge(
 def of_forwarder(shared: Shared) -> list[Metric]:
     counters = shared.counters
     return [
-        histogram("relay_forwarder_batch_rows", "Rows of each settled batch.", counters.batch_rows),
-        histogram(
-            "relay_forwarder_batch_seconds",
-            "Time of each settled batch from its note to its commit.",
-            counters.batch_seconds,
-        ),
-        histogram(
-            "relay_forwarder_produce_seconds",
-            "Time of each settled batch from its first record to its last report.",
-            counters.produce_seconds,
-        ),
+        _BATCH_ROWS.filled(counters.batch_rows),
+        _BATCH_SECONDS.filled(counters.batch_seconds),
+        _PRODUCE_SECONDS.filled(counters.produce_seconds),
         _LOST.filled(counters.batches_lost),
         _DELIVERED.filled(counters.events_delivered),
         _COPIES.filled(counters.copies_delivered),

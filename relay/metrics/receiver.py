@@ -24,6 +24,8 @@ _DEAD = counter(
     "Events stored as dead letters when they arrived, by code.",
     "code",
 )
+_COMMIT_ROWS = histogram("relay_receiver_commit_rows", "Rows of each group commit.")
+_COMMIT_SECONDS = histogram("relay_receiver_commit_seconds", "Time that each group commit took.")
 _RETRIES = counter(
     "relay_receiver_commit_retries",
     "Group commits repeated after a deadlock, a serialisation failure or a change of the schema.",
@@ -50,12 +52,8 @@ def of_receiver(receiver: Receiver) -> list[Metric]:
         _STORED.filled(counters.stored),
         _DUPLICATES.filled(counters.duplicates),
         _DEAD.filled(from_zero(counters.dead, _DEAD_CODES)),
-        histogram("relay_receiver_commit_rows", "Rows of each group commit.", counters.commit_rows),
-        histogram(
-            "relay_receiver_commit_seconds",
-            "Time that each group commit took.",
-            counters.commit_seconds,
-        ),
+        _COMMIT_ROWS.filled(counters.commit_rows),
+        _COMMIT_SECONDS.filled(counters.commit_seconds),
         _RETRIES.filled(counters.batches_retried),
         _FAILURES.filled(counters.batches_failed),
         _SAMPLES.filled(from_zero(samples, ())),

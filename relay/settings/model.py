@@ -44,16 +44,21 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The effective configuration. Sizes are in bytes and time-outs in seconds."""
 
     database_url: str | None = None
+    """The inbox, as a libpq URL; several hosts are allowed."""
     kafka_bootstrap_servers: str | None = None
+    """Brokers to begin with, as HOST:PORT[,HOST:PORT…]."""
     kafka_properties: Mapping[str, str] = msgspec.field(default_factory=dict)
     """Further librdkafka properties by their own names; unknown ones are refused at start."""
     encryption_keys: tuple[str, ...] = ()
-    """The first encrypts, all decrypt."""
+    """For signing secrets and Stripe keys: the first encrypts, all decrypt."""
     public_url: str | None = None
     """What Stripe reaches the receiver at, without a slash at its end."""
     bind: Address = Address("127.0.0.1", 8080)
+    """Where the receiver listens."""
     admin_bind: Address = Address("127.0.0.1", 8081)
+    """Where health, metrics and, with the role admin, the API listen."""
     admin_token: str | None = None
+    """Required when others than this machine can reach the admin port."""
     stripe_source_addresses: tuple[Network, ...] = ()
     """Where webhooks may come from; empty lets everybody try."""
     stripe_source_addresses_file: Path | None = None
@@ -61,6 +66,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     trusted_proxies: tuple[Network, ...] = ()
     """Whose X-Forwarded-For is believed when a webhook's address is looked at."""
     stripe_api_base: str = "https://api.stripe.com"
+    """Where snapshots ask; a proxy or a fake."""
     stripe_rate_share: float = 0.5
     """How much of Stripe's rate limits snapshots may use; the account's own requests have them too.
     """
@@ -71,21 +77,29 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     snapshot_queue_rows: int = 5000
     """Claimable events in the queue, about a second's work, above which snapshots pause."""
     topic_auto_create: bool = True
+    """Make topics that are missing."""
     topic_partitions: int = 6
+    """Of the topics that are made."""
     topic_replication_factor: int = -1
-    """-1 leaves it to the broker."""
+    """Of the topics that are made; -1 leaves it to the broker."""
     retention_days: int = 0
-    """0 keeps everything."""
+    """How long finished events are kept, at least; 0 keeps everything."""
 
     max_body_bytes: int = 50 * 1024 * 1024
+    """A larger webhook is answered 413."""
     bytes_in_flight: int = 256 * 1024 * 1024
     """Bodies that one receiver process holds at once before it answers 503."""
     header_timeout_seconds: float = 30.0
+    """A connection whose headers are not complete by then is closed."""
     body_timeout_seconds: float = 30.0
+    """A webhook whose body is not complete by then is answered 408."""
 
     forwarder_connections: int = 3
+    """Batches that one process has in hand at once."""
     batch_rows: int = 1000
+    """The most events of a batch."""
     batch_bytes: int = 16 * 1024 * 1024
+    """The most bytes of a batch, unless it is a single event."""
     batch_timeout_seconds: float = 20.0
     """When a batch settles what was acknowledged and puts the rest aside."""
     delivery_timeout_seconds: float = 10.0
@@ -99,7 +113,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_attempts: int = 20
     """Failures of its own after which an event is dead."""
     backoff_base_seconds: float = 1.0
+    """The most that an event waits after its first failure; doubled by each further one."""
     backoff_cap_seconds: float = 600.0
+    """The most that it ever waits."""
     drain_seconds: float = 25.0
     """What SIGTERM leaves for the work in flight."""
     database_timeout_seconds: float = 60.0
@@ -108,6 +124,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     log_format: Literal["console", "json"] | None = None
     """None: console on a terminal, JSON elsewhere."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least that is logged."""
 
     def __repr__(self) -> str:
         """Without its values: many are secrets, and a repr ends up in logs and tracebacks."""

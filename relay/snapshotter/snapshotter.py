@@ -14,7 +14,7 @@ import structlog
 
 from relay.core import backoff, scan
 from relay.core.catalog import ALL_RESOURCES
-from relay.core.listings import Listing, listing_of
+from relay.core.listings import BY_PARENT_HINT, Listing, listing_of
 from relay.core.source import SourceConfig
 from relay.snapshotter.objects import event_of, is_wanted
 from relay.snapshotter.reading import (
@@ -171,6 +171,7 @@ class Snapshotter:
                 request.parameters,
                 admit=admit,
                 created_field=request.created_field,
+                api_version=claimed.api_version,  # of its start, also after an upgrade
             )
         except NotNowError as late:
             await ranges.count_requests(pg, claimed, requests)
@@ -318,11 +319,13 @@ class Snapshotter:
             name = account.config.name
             fix = f"`relay source update {name} --stripe-api-key …` and resume the snapshot"
             return await self._give_up(pg, claimed, f"{answer}: {fix}")
-        if claimed.parents and listing.parent and answer.param == listing.parent.parameter:
-            step = next_parent(claimed, claimed.at)  # it was deleted, and its list with it
-            await ranges.reposition(pg, claimed, step)
-            return _Outcome(ended=step.done)
-        return await self._fail(pg, claimed, str(answer))
+        if not listing.is_about_parent(answer.param):
+            return await self._fail(pg, claimed, str(answer))
+        if not claimed.parents:
+            return await self._fail(pg, claimed, f"{answer}: {BY_PARENT_HINT}")
+        step = next_parent(claimed, claimed.at)  # it was deleted, and its list with it
+        await ranges.reposition(pg, claimed, step)
+        return _Outcome(ended=step.done)
 
     async def _fail(self, pg: asyncpg.Connection, claimed: Range, reason: str) -> _Outcome:
         """Give a resource up; the others of its snapshot go on."""

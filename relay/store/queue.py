@@ -199,31 +199,36 @@ async def read_events(pg: asyncpg.Connection, rows: Sequence[QueueRow]) -> dict[
 
 
 async def find_superseded(
-    pg: asyncpg.Connection, asked: Sequence[tuple[int, int, str | None, str, int]]
+    pg: asyncpg.Connection, asked: Sequence[tuple[int, StoredEvent]]
 ) -> set[int]:
     """Which snapshot events say less than a live event of their object that is in the inbox.
 
-    ``asked`` are inbox id, source, object type and id, and the second at which the page was asked
-    for, in Unix seconds; a live event says more when it was created then or later. The type, since
-    objects of several types may share an id: a plan and its price, say. Returns inbox ids.
+    ``asked`` are sources and events, whose ``created`` is the second at which the page was asked
+    for; a live event says more when it was created then or later. Of the same type, account and
+    mode, since other objects may have the same id: the price of a plan, say, or a coupon of a
+    connected account. Returns inbox ids.
     """
-    ids, source_ids, object_types, object_ids, seconds = zip(*asked, strict=True)
     found = await pg.fetch(
         """
         SELECT w.id
-        FROM unnest($1::bigint[], $2::int[], $3::text[], $4::text[], $5::float8[])
-            AS w (id, source_id, object_type, object_id, seconds)
+        FROM unnest($1::bigint[], $2::int[], $3::text[], $4::text[], $5::text[], $6::bool[],
+                    $7::float8[])
+            AS w (id, source_id, object_type, object_id, account, livemode, seconds)
         WHERE EXISTS (
             SELECT FROM relay.inbox live
             WHERE live.object_id = w.object_id AND live.source_id = w.source_id
               AND live.object_type IS NOT DISTINCT FROM w.object_type
+              AND live.account IS NOT DISTINCT FROM w.account
+              AND live.livemode IS NOT DISTINCT FROM w.livemode
               AND live.origin <> 'snapshot' AND live.event_created >= to_timestamp(w.seconds))
         """,
-        ids,
-        source_ids,
-        object_types,
-        object_ids,
-        seconds,
+        [event.inbox_id for _, event in asked],
+        [source_id for source_id, _ in asked],
+        [event.object_type for _, event in asked],
+        [event.object_id for _, event in asked],
+        [event.account for _, event in asked],
+        [event.livemode for _, event in asked],
+        [event.created for _, event in asked],
     )
     return {row["id"] for row in found}
 

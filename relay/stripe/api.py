@@ -39,20 +39,17 @@ class StripeApi:
         key: str,
         *,
         account: str | None = None,
-        api_version: str = API_VERSION,
         connections: int = 10,
         connect_timeout_seconds: float = 10.0,
         timeout_seconds: float = 80.0,
     ) -> None:
         self.mode = key_mode(key)
         self.account = account
-        self.api_version = api_version
         self._base_url = _checked(base_url, self.mode)
         self._key = key
         self._timeout_seconds = timeout_seconds
         headers = {
             "Authorization": f"Bearer {key}",
-            "Stripe-Version": api_version,
             "User-Agent": f"relay/{version('relay')}",
             "Accept": "application/json",
             "Accept-Encoding": "gzip",
@@ -94,6 +91,7 @@ class StripeApi:
         parameters: Sequence[tuple[str, str]] = (),
         *,
         created_field: str = "created",
+        api_version: str = API_VERSION,
     ) -> Answer:
         """One request for one page of a list; `created_field` is that of the listing.
 
@@ -102,7 +100,11 @@ class StripeApi:
         started = perf_counter()
         try:
             async with asyncio.timeout(self._timeout_seconds):
-                response = await self._client.get(path, params=httpx.QueryParams(list(parameters)))
+                response = await self._client.get(
+                    path,
+                    params=httpx.QueryParams(list(parameters)),
+                    headers={"Stripe-Version": api_version},
+                )
         except (TimeoutError, httpx.TimeoutException):
             return Delayed("timeout", f"no answer from {self._base_url} in time")
         except httpx.RequestError as error:

@@ -9,6 +9,7 @@ from typing import Final
 import tenacity
 from tenacity.asyncio import AsyncRetrying
 
+from relay.core.listings import API_VERSION
 from relay.stripe.answer import Answer, Delayed, DelayVerdict
 from relay.stripe.api import StripeApi
 
@@ -27,6 +28,7 @@ async def fetch_page(
     *,
     admit: Callable[[int], Awaitable[None]],
     created_field: str = "created",
+    api_version: str = API_VERSION,
 ) -> Answer:
     """The answer to a request for a page, or to one of two repetitions of it.
 
@@ -38,7 +40,9 @@ async def fetch_page(
 
     async def ask() -> Answer:
         await admit(next(requests))
-        return await api.list_page(path, parameters, created_field=created_field)
+        return await api.list_page(
+            path, parameters, created_field=created_field, api_version=api_version
+        )
 
     retrying = AsyncRetrying(
         retry=tenacity.retry_if_result(

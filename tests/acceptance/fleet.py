@@ -149,7 +149,7 @@ async def command(
     *arguments: str, environment: Mapping[str, str], relay: Program = THIS_BUILD
 ) -> tuple[int, str, str]:
     """Run `relay …`; its exit status, standard output and standard error."""
-    if arguments[0] != "migrate":
+    if arguments[0] not in ("migrate", "housekeeping"):  # these take the owner's rights
         environment = _as("admin", environment)
     process = await asyncio.create_subprocess_exec(
         *relay,

@@ -102,6 +102,7 @@ async def run_commands(settings: dict[str, str], event_id: str) -> list[str]:
         ("dlq", "replay", "--error", "no_route", "--yes", "--reason", "the schema is wider now"),
         ("dlq", "discard", "--error", "thin_payload", "--yes", "--reason", "not ours"),
         ("encryption-key", "rotate"),
+        ("housekeeping",),
     )
     said = []
     for arguments in good:
@@ -121,7 +122,7 @@ async def run_commands(settings: dict[str, str], event_id: str) -> list[str]:
         (("doctor",), {"RELAY_DATABASE_URL": wrong_password}),
         (("status",), {"RELAY_DATABASE_URL": wrong_password.replace(host, "localhost:1")}),
         (("roles", "apply"), {}),
-        (("housekeeping",), {}),
+        (("housekeeping",), {"RELAY_DATABASE_URL": wrong_password}),
     )
     for arguments, change in wrong:
         status, output, errors = await command(*arguments, environment=settings | change)

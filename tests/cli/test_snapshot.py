@@ -95,7 +95,7 @@ async def test_who_stops_watching_is_told_that_it_goes_on(
 
     watched = asyncio.Event()
     monkeypatch.setattr(commands, "watch", watch)
-    call: Any = SimpleNamespace(json=False)
+    call: Any = SimpleNamespace(json=False, settings=Settings())
     database: Any = None
     watching = asyncio.create_task(commands._watch_to_the_end(call, database, "abc"))
     await watched.wait()
@@ -165,6 +165,37 @@ async def test_a_wrong_key_is_told_at_once(
     assert "sk_test_wrong" not in refused.stderr
     async with database.driver() as pg:
         assert not await pg.fetchval("SELECT count(*) FROM relay.snapshot")
+
+
+async def test_what_the_key_may_not_read_is_told_at_once_and_at_the_end(
+    relay: Relay, database: Database
+) -> None:
+    counts = {"customer": 30, "charge": 30}
+    async with FakeStripe(counts, keys={TEST_KEY: ["customer"]}) as stripe:
+        api = {"RELAY_STRIPE_API_BASE": stripe.url}
+        await relay("source", "create", "shop", *MINE, "--stripe-api-key", TEST_KEY, **api)
+        started = await relay("snapshot", "start", "shop", "--json", **api)
+        assert "charge: The provided key" in started.stderr
+        assert "customer" not in started.stderr
+        await read(database, stripe)
+        snapshot = output(started)["id"]
+        failed = await relay("snapshot", "show", snapshot, "--watch", exits=1)
+        assert "customer: finished, 30 objects" in failed.stdout
+        assert "rak_charge_read" in failed.stderr
+        assert f"relay snapshot resume {snapshot}" in failed.stderr
+
+
+async def test_what_is_listed_per_customer_only_needs_no_warning(relay: Relay) -> None:
+    required = {"payment_method": "customer"}
+    async with FakeStripe({"payment_method": 5, "customer": 5}, required=required) as stripe:
+        flags = ("--insecure", "--schema", "payment_method", "--stripe-api-key", TEST_KEY)
+        api = {"RELAY_STRIPE_API_BASE": stripe.url}
+        await relay("source", "create", "shop", *flags, **api)
+        plain = await relay("snapshot", "start", "shop", **api)
+        assert "payment_method: Missing required param: customer." in plain.stderr
+        assert "--per-customer" in plain.stderr
+        started = await relay("snapshot", "start", "shop", "--per-customer", **api)
+        assert "customer" not in started.stderr
 
 
 async def test_a_source_without_a_key(relay: Relay) -> None:

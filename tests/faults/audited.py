@@ -31,6 +31,8 @@ async def audit(world: World, heads: Collection[str]) -> list[str]:
 
 def judge(report: dict[str, Any], deleted_topics: Collection[str]) -> list[str]:
     """A topic that was deleted is missed by it, and by nobody else. Pure."""
+    if not any(check["name"] == "seals" and check["looked_at"] for check in report["checks"]):
+        return ["relay audit: nothing was sealed"]
     return [
         f"relay audit: {each['check']}: {each['error']} ({each['event_id']})"
         for each in report["violations"]

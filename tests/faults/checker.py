@@ -119,7 +119,7 @@ def repeats_are_explained(facts: Attacked) -> list[str]:
 
 def late_records(facts: Attacked) -> list[Record]:
     """Without a receipt, and written when a frozen or cut-off forwarder had just come back."""
-    places = {proof.place for proof in facts.proofs}
+    places = {proof.place for proof in facts.proofs if not _is_gone(facts, proof)}
     return [
         record
         for record in facts.records

@@ -23,6 +23,8 @@ async def read_states(
     bootstrap_servers: str, topics: Collection[str], database: Path
 ) -> dict[tuple[str, str], int]:
     """The inbox id at which the program leaves each object, by topic and key."""
+    if not topics:
+        return {}
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         str(PROGRAM),

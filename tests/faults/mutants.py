@@ -160,7 +160,9 @@ def _does_not_deduplicate() -> None:
 def _commits_the_cursor_first() -> None:
     """The page's rows follow in a transaction of their own, half a second later."""
     import asyncio
+    from types import SimpleNamespace
 
+    from relay.snapshotter import snapshotter
     from relay.snapshotter.snapshotter import Snapshotter
     from relay.store import inbox
 
@@ -176,11 +178,11 @@ def _commits_the_cursor_first() -> None:
         if events:
             await asyncio.sleep(0.5)
             async with self._shared.database.driver() as pg, pg.transaction():
-                await _put(pg, events)
+                await inbox.put(pg, events)
         return done
 
-    _put, _run_once = inbox.put, Snapshotter.run_once
-    inbox.put = put
+    _run_once = Snapshotter.run_once
+    vars(snapshotter)["inbox"] = SimpleNamespace(**{**vars(inbox), "put": put})
     Snapshotter.run_once = run_once  # type: ignore[method-assign]
 
 
@@ -230,7 +232,7 @@ MUTANTS: Final[Mapping[str, Mutant]] = {
     "does_not_deduplicate": Mutant(
         "an event is stored once",
         _does_not_deduplicate,
-        ["kill_receiver", "client_half_open"],
+        ["kill_receiver", "client_receiver_half_open"],
         "is in the inbox",
     ),
     "commits_the_cursor_first": Mutant(

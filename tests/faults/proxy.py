@@ -118,7 +118,8 @@ class Way:
 def _reset(writer: asyncio.StreamWriter) -> None:
     """End a connection as a firewall does, and not in order."""
     at_once = struct.pack("ii", 1, 0)
-    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
+    with suppress(OSError):  # it may be closed already
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
     writer.transport.abort()
 
 

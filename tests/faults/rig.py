@@ -16,7 +16,7 @@ from typing import Final
 import msgspec
 
 from tests.faults import audited, checker, consumer, evidence, recovery
-from tests.faults.attacks import ATTACKS, NotHereError
+from tests.faults.attacks import ATTACKS, NotHereError, network
 from tests.faults.checker import Attacked
 from tests.faults.lanes import Lane
 from tests.faults.schedule import Planned
@@ -24,28 +24,23 @@ from tests.faults.watch import Watch
 from tests.faults.world import OBJECTS, PREFIX, Window, World
 from tests.support.processes import eventually
 
-# What they do to forwarders, their database or their brokers can make them send a record again.
-_REPEATING: Final = frozenset(
-    name
-    for name in ATTACKS
-    if name
-    not in (
-        "kill_receiver",
-        "kill_snapshotter",
-        "freeze_receiver",
-        "freeze_snapshotter",
-        "rolling_restart",
-        "receiver_database_black_hole",
-        "client_half_open",
-        "slow_clients",
-        "broken_clients",
-        "long_transaction",
-        "topic_limit",
-        "burst",
-    )
-)
+# What they do cannot make a forwarder send a record again; what all the others do can.
+_NOT_REPEATING: Final = {
+    "kill_receiver",
+    "kill_snapshotter",
+    "freeze_receiver",
+    "freeze_snapshotter",
+    "rolling_restart",
+    "slow_clients",
+    "broken_clients",
+    "long_transaction",
+    "topic_limit",
+    "burst",
+    *(name for name in network.ATTACKS if not name.startswith(tuple(network.FORWARDING))),
+}
 _LATE: Final = "late_records"
 _SNAPSHOT_SECONDS: Final = 30.0
+_HOUSEKEEPING_SECONDS: Final = 60.0
 _MOST_BYTES: Final = {"receiver": 700, "forwarder": 700, "snapshotter": 400}
 """Megabytes that a process of a role may ever have had."""
 
@@ -68,6 +63,7 @@ async def attack(
         world.tell("everything runs", events_per_second=lane.events_per_second)
         sending = asyncio.create_task(world.load.send(lane.connections))
         snapshots = asyncio.create_task(_snapshots(world))
+        housekeeping = asyncio.create_task(_housekeeping(world))
         await asyncio.sleep(lane.calm_seconds)
         if _LATE in {each.fault for each in planned}:
             # Once by itself, where nothing else can keep the records from coming.
@@ -90,6 +86,8 @@ async def attack(
         with suppress(asyncio.CancelledError):
             await snapshots
         violations += await _drain(world)
+        housekeeping.cancel()
+        await world.relay("housekeeping")
         watching.cancel()
         exits = await world.stop_processes()
         violations += watch.violations
@@ -137,6 +135,14 @@ async def _snapshots(world: World) -> None:
         except AssertionError:
             pass  # the database is away, or one is running: as a person would, try again later
         await asyncio.sleep(_SNAPSHOT_SECONDS)
+
+
+async def _housekeeping(world: World) -> None:
+    """By whoever owns the schema, as the timer of a deployment does it."""
+    while True:
+        await asyncio.sleep(_HOUSEKEEPING_SECONDS)
+        with suppress(AssertionError):  # the database is away, or another one is at it
+            await world.relay("housekeeping")
 
 
 async def _drain(world: World) -> list[str]:
@@ -207,7 +213,7 @@ async def _facts(world: World, watch: Watch) -> Attacked:
             *(
                 (window.began, window.ended + aftermath)
                 for window in world.windows
-                if window.fault in _REPEATING
+                if window.fault not in _NOT_REPEATING
             ),
             *_not_acknowledged_in_time(world),
         ],

@@ -11,6 +11,8 @@ from typing import Final
 
 import msgspec
 
+from tests.faults.attacks.network import ATTACKS as NETWORK
+
 TRACKS: Final[Mapping[str, Sequence[str]]] = {
     "processes": (
         "kill_forwarder",
@@ -46,17 +48,7 @@ TRACKS: Final[Mapping[str, Sequence[str]]] = {
         "authorization_refused",
         "restart_brokers",
     ),
-    "network": (
-        "receiver_database_black_hole",
-        "forwarder_database_black_hole",
-        "forwarder_kafka_black_hole",
-        "client_half_open",
-        "forwarder_database_half_open",
-        "kafka_half_open",
-        "pooler_cut",
-        "database_latency",
-        "kafka_latency",
-    ),
+    "network": tuple(NETWORK),
     "clients": ("slow_clients", "broken_clients", "burst", "large_uploads"),
 }
 

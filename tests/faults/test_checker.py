@@ -234,3 +234,15 @@ def test_the_window_is_measured() -> None:
     late = msgspec.structs.replace(facts, records=_again(facts, 1, 30.0), late=[(29.5, 30.5)])
     [one] = checker.overtaken_records(late)
     assert (one.record.event_id, one.seconds) == ("evt_1", 30.0 - 3.6)
+
+
+def test_a_late_record_may_stand_where_one_of_a_deleted_topic_stood() -> None:
+    facts = sound()
+    changed = msgspec.structs.replace(
+        facts,
+        records=_again(facts, 1, 30.0),
+        proofs=[*facts.proofs, proof(3, place=(TOPIC, 1, 90))],
+        deleted_topics={TOPIC: 20.0},
+        late=[(29.5, 30.5)],
+    )
+    assert "evt_1" in [each.event_id for each in checker.late_records(changed)]

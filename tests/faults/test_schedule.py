@@ -29,7 +29,7 @@ def test_each_fault_comes_within_the_attack(lane: Lane, seed: int) -> None:
 
 
 def test_a_longer_attack_has_more_of_them() -> None:
-    assert len(plan(1, 960.0, 30.0)) > 3 * len(plan(1, 240.0, 30.0))
+    assert len(plan(1, 2400.0, 30.0)) > 3 * len(plan(1, 240.0, 30.0))
 
 
 def test_some_of_them_alone() -> None:

@@ -14,6 +14,7 @@ from typing import Any, Final
 import asyncpg
 import msgspec
 from alembic.script import ScriptDirectory
+from httpx import URL
 
 from relay.dev.stripe_api import FakeStripe
 from relay.dev.stripe_api.server import LIVE_KEY
@@ -83,7 +84,7 @@ class World:
         self.deaths: list[tuple[str, float]] = []
         """SIGKILLs: which slot, and when."""
         self.thaws: list[float] = []
-        """When a frozen process went on."""
+        """When a frozen process went on, or what it had sent."""
         self.recoveries: list[tuple[str, float]] = []
         """When something came back that was away."""
         self.uploaded: list[Posted] = []
@@ -128,10 +129,13 @@ class World:
         await asyncio.to_thread(pooler.start)
         self._stack.callback(pooler.stop)
         urls = {"pooler": pooler.url(dsn), "socket": self.postgres.url_by_socket()}
+        stripe = URL(self.stripe.url)
+        assert stripe.port is not None
+        way = await self.proxies.open("snapshotter>stripe", stripe.port)
         self.environment = environment(
             RELAY_DATABASE_URL=self.postgres.server.dsn,
             RELAY_ENCRYPTION_KEYS=new_key(),
-            RELAY_STRIPE_API_BASE=self.stripe.url,
+            RELAY_STRIPE_API_BASE=str(stripe.copy_with(port=way)),
             RELAY_TOPIC_REPLICATION_FACTOR="3",
             RELAY_LOG_LEVEL="info",
             **self.kafka.settings,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from relay.core.source import SourceConfig
@@ -66,6 +68,18 @@ async def test_an_object_of_another_type_may_have_the_same_id(world: World) -> N
     [read] = await world.put(source, event("plan.snapshot", "gold"), origin="snapshot")
     body = event("price.updated", "gold")
     await world.put(source, body)
+    await world.process().drain()
+    assert await world.state_of(read) == "delivered"
+
+
+@pytest.mark.parametrize("other", [{"account": "acct_1"}, {"livemode": True}])
+async def test_another_account_or_mode_may_have_the_same_id(
+    world: World, other: dict[str, Any]
+) -> None:
+    """Coupons, plans and products have ids of people's own."""
+    source = await world.add_source(resources=("coupon",))
+    [read] = await world.put(source, event("coupon.snapshot", "GOLD"), origin="snapshot")
+    await world.put(source, event("coupon.updated", "GOLD", **other))
     await world.process().drain()
     assert await world.state_of(read) == "delivered"
 

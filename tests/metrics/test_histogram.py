@@ -38,7 +38,7 @@ def test_the_page_adds_up_from_bound_to_bound() -> None:
     for value in (0.1, 1, 1, 5, 50):
         observed.observe(value)
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Collected([histogram("relay_x_seconds", "Text.", observed)]))
+    registry.register(_Collected([histogram("relay_x_seconds", "Text.").filled(observed)]))
     page = Page(generate_latest(registry))
     buckets = page.all("relay_x_seconds_bucket", "le")
     assert buckets == {"0.5": 1, "2": 3, "10": 4, "+Inf": 5}

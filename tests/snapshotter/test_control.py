@@ -203,6 +203,7 @@ async def test_a_frozen_reader_is_ended_and_its_range_read_on(
             assert await Snapshotter(world.process()).run_once() == 0
             assert await Upkeep(world.process()).run_once() == 0
             world.settings = msgspec.structs.replace(world.settings, frozen_after_seconds=0.01)
+            await asyncio.sleep(0.1)
             assert await Upkeep(world.process()).run_once() == 1
             with pytest.raises(
                 (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)

@@ -39,7 +39,7 @@ def customer(number: int, **members: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def answers(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[str, dict[str, str]], Said]]:
-    """The last one is what Stripe answers to a path and a query."""
+    """The last one is what Stripe answers to a path and a query, the version among it."""
     given: list[Callable[[str, dict[str, str]], Said]] = []
 
     class Api:
@@ -48,9 +48,16 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[str, dict[str, st
         def __init__(self, *_: Any, **__: Any) -> None: ...
 
         async def list_page(
-            self, path: str, parameters: Sequence[tuple[str, str]], *, created_field: str
+            self,
+            path: str,
+            parameters: Sequence[tuple[str, str]],
+            *,
+            created_field: str,
+            api_version: str,
         ) -> Answer:
-            status, headers, body = given[-1](path, dict(parameters))
+            status, headers, body = given[-1](
+                path, dict(parameters) | {"Stripe-Version": api_version}
+            )
             seconds = float(headers.get("took", 0))
             return read_answer(
                 status, headers, body, url=path, seconds=seconds, created_field=created_field
@@ -225,6 +232,25 @@ async def test_a_range_that_cannot_be_stored_does_not_hold_up_the_others(
     rows = await world.progress(snapshot_id)
     assert rows["charge"]["state"] == "finished"
     assert rows["customer"]["waits_for"] == "OverflowError: too much"
+
+
+async def test_the_version_of_its_start_is_asked_for_after_an_upgrade(
+    world: World, answers: list[Any]
+) -> None:
+    asked = []
+
+    def answer(_: str, query: dict[str, str]) -> Said:
+        asked.append(query["Stripe-Version"])
+        return listed(customer(1))
+
+    answers.append(answer)
+    snapshot_id = await world.start(await add_source(world, "customer"))
+    async with world.database.driver() as pg:
+        await pg.execute("UPDATE relay.snapshot SET api_version = '2025-01-27.acacia'")
+    await world.read(snapshot_id)
+    assert asked == ["2025-01-27.acacia"]
+    [event] = (await world.inbox()).values()
+    assert event["api_version"] == "2025-01-27.acacia"
 
 
 async def test_a_resource_that_leaves_the_schema_is_not_read_on(

@@ -72,6 +72,7 @@ async def test_payment_methods_customer_by_customer(world: World) -> None:
         config = await world.add_source(fake, resources=("payment_method",))
         refused = await world.read(await world.start(config))
         assert refused["state"] == "failed"
+        assert "--per-customer" in refused["last_error"]
         snapshot_id = await world.start(config, per_customer=True)
         found = await world.read(snapshot_id, readers=3)
         assert found["state"] == "finished"

@@ -12,6 +12,7 @@ import pytest_asyncio
 from sqlalchemy import event
 
 from relay.core.source import SourceConfig
+from relay.core.transform import StoredEvent
 from relay.store import deadletters, events, inbox, queue, ranges, receipts, sources
 from relay.store.engine import Database
 from relay.store.events import Filter
@@ -352,7 +353,11 @@ async def hot(pg: asyncpg.Connection) -> dict[str, str]:
     await receipts.read_dead_letters(recorder, [1])
     said["read_dead_letters"] = recorder.sql
     # A snapshot's row looks for live events of its object.
-    await queue.find_superseded(recorder, [(1, 1, "customer", "cus_1", 1)])
+    asked = StoredEvent(
+        *(1, "snap_a_cus_1", "customer.snapshot", "customer", "cus_1", None, True, None, 1),
+        *("snapshot", b"{}"),
+    )
+    await queue.find_superseded(recorder, [(1, asked)])
     said["superseded"] = recorder.sql
     # And the snapshotter.
     await inbox.find_namesakes(recorder, [new_event(1)])
