@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Iterable
+from datetime import datetime
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -71,22 +73,36 @@ class Shared:
         # Notes of batches that were lost with the database, to be withdrawn when it is back.
         # Nothing of them can arrive any more, so the lanes need not rest.
         self.orphan_notes: set[UUID] = set()
-        self._sources: dict[int, SourceConfig] = {}
+        self._sources: dict[int, tuple[SourceConfig, datetime]] = {}
         self._sources_at = -_SOURCES_SECONDS
         self._topics_at = -_TOPICS_SECONDS
 
     async def load_sources(self) -> None:
         """Read the settings of the sources again when they are more than a second old."""
         now = asyncio.get_running_loop().time()
-        if now - self._sources_at < _SOURCES_SECONDS:
-            return
+        if now - self._sources_at >= _SOURCES_SECONDS:
+            await self._read_sources()
+
+    async def load_sources_of(self, rows: Iterable[QueueRow]) -> None:
+        """Read them again when they have changed since: a claim goes by what was committed.
+
+        Whoever widens a schema and replays an event wants it to go by the new one.
+        """
+        changes = {(row.source_id, row.settings_at) for row in rows}
+        known = {(source_id, at) for source_id, (_, at) in self._sources.items()}
+        if not changes <= known:
+            await self._read_sources()
+
+    async def _read_sources(self) -> None:
+        now = asyncio.get_running_loop().time()
         async with self.database.begin() as connection:
-            found = await sources.list_configs(connection)
-        self._sources = {config.source_id: config for config in found}
+            found = await sources.list_changes(connection)
+        self._sources = {config.source_id: (config, at) for config, at in found}
         self._sources_at = now
 
     def source(self, source_id: int) -> SourceConfig | None:
-        return self._sources.get(source_id)
+        config, _ = self._sources.get(source_id, (None, None))
+        return config
 
     @property
     def source_ids(self) -> list[int]:
@@ -210,6 +226,7 @@ class Forwarder:
             if not lanes:
                 break
             rows = await queue.read_lanes(pg, lanes, max(row_count // len(lanes), 1))
+            await self._shared.load_sources_of(rows)
             ours = [row for row in rows if self._shared.source(row.source_id) is not None]
             if batch := choose(ours, lanes, settings.batch_rows, settings.batch_bytes):
                 return batch

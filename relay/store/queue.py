@@ -55,9 +55,10 @@ FOR NO KEY UPDATE OF l SKIP LOCKED
 # the notes are looked at again. A row behind a parked one of its key waits for it.
 _READ_LANES = """
 SELECT q.* FROM unnest($1::int[], $2::smallint[]) AS l (source_id, lane)
+JOIN relay.source s ON s.id = l.source_id
 CROSS JOIN LATERAL (
     SELECT q.source_id, q.lane, q.number, q.inbox_id, q.received_at, q.key_hash, q.bytes, q.kind,
-           q.attempts, q.crashes, q.alone, q.replay_id
+           q.attempts, q.crashes, q.alone, q.replay_id, s.updated_at
     FROM relay.queue q
     WHERE q.source_id = l.source_id AND q.lane = l.lane
       AND (q.visible_at IS NULL OR q.visible_at <= now())
@@ -93,7 +94,10 @@ CROSS JOIN LATERAL (
 
 
 class QueueRow(msgspec.Struct, frozen=True):
-    """One place in the line. ``number`` orders it within its lane."""
+    """One place in the line. ``number`` orders it within its lane.
+
+    ``settings_at``, where the row was claimed: when the settings of its source were last changed.
+    """
 
     source_id: int
     lane: int
@@ -107,6 +111,7 @@ class QueueRow(msgspec.Struct, frozen=True):
     crashes: int
     alone: bool
     replay_id: str | None
+    settings_at: datetime | None = None
 
 
 class Parking(msgspec.Struct, frozen=True):

@@ -129,6 +129,12 @@ async def list_configs(connection: AsyncConnection) -> list[SourceConfig]:
     return [_config(row) for row in rows]
 
 
+async def list_changes(connection: AsyncConnection) -> list[tuple[SourceConfig, datetime]]:
+    """The same, with when they were last changed."""
+    rows = await connection.execute(_without(source.c.signing_secrets, source.c.stripe_api_key))
+    return [(_config(row), row.updated_at) for row in rows]
+
+
 async def list_verifiers(
     connection: AsyncConnection,
 ) -> list[tuple[SourceConfig, tuple[bytes, ...]]]:

@@ -21,7 +21,6 @@ async def test_a_batch_is_bounded_by_rows(world: World) -> None:
     source = await world.add_source()
     await world.put(source, *[event(n=number) for number in range(25)])
     process = world.process(batch_rows=10)
-    await process.know_sources()
     assert [await process.forwarder.run_once() for _ in range(4)] == [10, 10, 5, 0]
 
 
@@ -30,7 +29,6 @@ async def test_a_batch_is_bounded_by_bytes_and_has_at_least_one_row(world: World
     bodies = [event(note="x" * 1000), event(note="x" * 1000), event(note="x" * 90_000), event()]
     await world.put(source, *bodies)
     process = world.process(batch_bytes=5000)
-    await process.know_sources()
     assert [await process.forwarder.run_once() for _ in range(4)] == [2, 1, 1, 0]
     assert await world.ids_in("customer") == ids_of(bodies)
 
@@ -88,7 +86,6 @@ async def test_a_suspect_has_its_process_for_itself(
 
     monkeypatch.setattr(Delivery, "send", together_send)
     monkeypatch.setattr(Delivery, "send_alone", alone_send)
-    await process.know_sources()
 
     async def forward(forwarder: Forwarder) -> None:
         while await world.value("SELECT count(*) FROM relay.queue"):
@@ -160,7 +157,6 @@ async def test_what_cannot_be_handed_over_in_time_stays_and_nothing_is_lost(
 
     monkeypatch.setattr(process.kafka, "produce", slow)
     monkeypatch.setattr(process.shared.delivery, "_clock", lambda: clock() + late)
-    await process.know_sources()
     assert await process.forwarder.run_once() == 3
     assert [row["code"] for row in await world.waiting()] == [None] * 3
     late = 0.0

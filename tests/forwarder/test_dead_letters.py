@@ -73,7 +73,6 @@ async def test_a_copy_whose_topic_was_taken_away_meanwhile_is_dropped(world: Wor
     source = await world.add_source(resources=("customer",), unselected="FAIL")
     (inbox_id,) = await world.put(source, event("payout.paid", "po_1"))
     process = world.process()
-    await process.know_sources()
     assert await process.forwarder.run_once() == 1
     assert [row.kind for row in await world.queued()] == [1]
     await world.change_source(source, dlq_topic="")
@@ -144,7 +143,6 @@ async def test_what_was_in_flight_when_its_source_halted_is_finished(
         assert await world.value("SELECT halted_code FROM relay.source") == "no_route"
 
     monkeypatch.setattr(delivery.Delivery, "send", halt_meanwhile)
-    await slow.know_sources()
     assert await slow.forwarder.run_once() == 1
     assert len(await world.topic("customer")) == 1
 
@@ -192,7 +190,6 @@ async def test_a_copy_never_changes_the_state_of_its_event(world: World) -> None
     source = await world.add_source(resources=("customer",), unselected="FAIL")
     (inbox_id,) = await world.put(source, event("payout.paid", "po_1"))
     process = world.process()
-    await process.know_sources()
     assert await process.forwarder.run_once() == 1
     async with world.database.driver() as pg:
         await pg.execute(
@@ -215,7 +212,6 @@ async def test_a_discarded_dead_letter_is_skipped_and_its_copy_still_goes(world:
     source = await world.add_source(resources=("customer",), unselected="FAIL")
     (inbox_id,) = await world.put(source, event("payout.paid", "po_1"))
     process = world.process()
-    await process.know_sources()
     assert await process.forwarder.run_once() == 1
     async with world.database.begin() as connection:
         letter = await world.value("SELECT id FROM relay.dead_letters")

@@ -88,6 +88,20 @@ async def test_several_sources_share_a_process_and_not_their_settings(world: Wor
     assert "_event_id" not in json.loads(of_two.value() or b"")
 
 
+async def test_what_is_claimed_after_a_change_of_the_settings_goes_by_the_new_ones(
+    world: World,
+) -> None:
+    source = await world.add_source(resources=("customer",))
+    process = world.process()
+    before, after = event("customer.created"), event("payout.paid", "po_1")
+    await world.put(source, before)
+    await process.drain()
+    await world.change_source(source, resources=("customer", "payout"))
+    await world.put(source, after)
+    await process.drain()
+    assert await world.ids_in("payout") == [id_of(after)]
+
+
 @pytest.mark.parametrize(
     ("unselected", "state"), [("DEFAULT_TOPIC", "delivered"), ("SKIP", "skipped"), ("FAIL", "dead")]
 )

@@ -148,7 +148,6 @@ async def test_one_connection_of_several_makes_the_new_producer(world: World) ->
     process.kafka.mark_lost()
     await world.put(source, event())
     # Several connections see it; one of them makes the new one.
-    await process.know_sources()
     done = await asyncio.gather(*[process.forwarder.run_once() for _ in range(3)])
     assert sum(done) == 1
     assert process.kafka._producer is not before

@@ -234,7 +234,6 @@ async def test_a_suspect_is_claimed_among_many_busy_lanes(world: World) -> None:
         return await forward(pg, rows)
 
     process.forwarder._forward = spy  # type: ignore[method-assign]
-    await process.know_sources()
     start_there = lambda ids: source.source_id  # noqa: E731
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("relay.forwarder.forwarder.random.choice", start_there)
@@ -261,7 +260,6 @@ async def test_lanes_of_which_every_row_waits_hold_up_no_other_source(
     body = event()
     await world.put(source, body)
     process = world.process()
-    await process.know_sources()
     # The worst beginning: all lanes of the stuck source come first.
     monkeypatch.setattr("relay.forwarder.forwarder.random.choice", lambda _: stuck.source_id)
     monkeypatch.setattr("relay.forwarder.forwarder.random.randrange", lambda _: 0)

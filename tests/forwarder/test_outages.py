@@ -156,7 +156,6 @@ async def test_a_broker_that_freezes_costs_nothing_but_time(
     await world.put(source, *bodies)
     os.kill(broker.pid, signal.SIGSTOP)
     try:
-        await process.know_sources()
         await process.forwarder.run_once()
         assert len(await world.queued()) == 10
     finally:
@@ -290,7 +289,6 @@ async def test_every_broker_is_restarted_in_turn_under_load(
     async def put_all() -> None:
         for start in range(0, len(bodies), 30):
             await world.put(source, *bodies[start : start + 30])
-            await process.know_sources()
             await process.forwarder.run_once()
 
     await asyncio.gather(restart_all(), put_all())

@@ -143,7 +143,6 @@ async def test_beside_forwarders_that_never_stop(world: World) -> None:
 
     async def forward(process: Process) -> None:
         while not stop.is_set():
-            await process.know_sources()
             if not await process.forwarder.run_once():
                 await asyncio.sleep(0.005)
 

@@ -85,17 +85,11 @@ class Process:
         """Forward until a batch finds nothing to do; returns how many rows that were."""
         done = 0
         for _ in range(batches):
-            await self.know_sources()
             count = await self.forwarder.run_once()
             if not count:
                 return done
             done += count
         raise AssertionError(f"still not idle after {batches} batches")
-
-    async def know_sources(self) -> None:
-        """Read the sources again, whatever the age of what is known."""
-        self.shared._sources_at = float("-inf")
-        await self.shared.load_sources()
 
     async def close(self) -> None:
         await self.kafka.close()
