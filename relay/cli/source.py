@@ -11,7 +11,8 @@ from relay.cli import source_settings
 from relay.cli.call import Call, common, coroutine
 from relay.cli.durations import span
 from relay.cli.failures import Failure
-from relay.cli.output import duration, say, write_fields, write_json, write_table
+from relay.cli.output import say, write_fields, write_json, write_table
+from relay.display import duration
 from relay.cli.source_settings import Given, setting_options
 from relay.cli.source_view import (
     state,

@@ -7,7 +7,8 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from relay.cli.output import cell, duration, moment, write_fields, write_json, write_table
+from relay.cli.output import cell, write_fields, write_json, write_table
+from relay.display import duration, moment
 
 WHEN = datetime(2026, 11, 24, 18, 0, 0, 123456, tzinfo=timezone(timedelta(hours=1)))
 
