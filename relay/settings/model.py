@@ -58,8 +58,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     admin_bind: Address = Address("127.0.0.1", 8081)
     """Where health, metrics and, with the role admin, the dashboard and the API listen."""
     admin_token: str | None = None
-    """The operator's, for the dashboard and the API; required when others than this machine can reach
-    the admin port. Without one, whoever reaches it is an operator."""
+    """The operator's, for the dashboard and the API; required when others than this machine can
+    reach the admin port. Without one, whoever reaches it is an operator."""
     admin_viewer_token: str | None = None
     """For those who may look at the dashboard and the API, and change nothing."""
     admin_hide_bodies: bool = False
