@@ -36,9 +36,13 @@ class Done(msgspec.Struct, frozen=True, kw_only=True):
     overtaken: bool = False
 
 
-def possible(state: str) -> list[Action]:
-    """What can be done with an event in this state."""
-    return [action for action, states in _FITTING.items() if state in states]
+def possible(state: str, *, is_usable: bool = True) -> list[Action]:
+    """What can be done with an event in this state; one that is no usable event is never sent."""
+    return [
+        action
+        for action, states in _FITTING.items()
+        if state in states and (is_usable or action != "replay")
+    ]
 
 
 async def act(

@@ -74,7 +74,7 @@ def render(path: str, refusal: Refusal, access: Access | None) -> tuple[str, byt
         return "application/json", msgspec.json.encode(problem)
     title = _TITLES.get(refusal.status, "That does not work")
     page = templates.render("problem.html", access, title=title, problem=refusal)
-    return "text/html; charset=utf-8", page.encode("utf-8")
+    return "text/html", page.encode("utf-8")
 
 
 def access_of(scope: Scope) -> Access | None:
@@ -102,7 +102,7 @@ def refusal_of(error: Exception, method: str) -> Refusal:
 def _of_litestar(error: HTTPException) -> Refusal:
     status = error.status_code if error.status_code in _WORDS else 400
     if status == 404:
-        return Refusal(404, "There is no such page.")
+        return Refusal(404, "There is nothing at this address.")
     if status == 500:
         _log.error("admin.failed", exc_info=error)
         return Refusal(500, "This is a mistake of relay's; its log has the details.")

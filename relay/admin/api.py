@@ -10,7 +10,7 @@ import msgspec
 from litestar import Request, get, post
 from litestar.handlers import HTTPRouteHandler
 from litestar.openapi.datastructures import ResponseSpec
-from litestar.params import Parameter
+from litestar.params import FromPath, JSONBody, QueryParameter
 
 from relay.admin import actions, bodies, query
 from relay.admin.access import Access
@@ -27,20 +27,26 @@ from relay.store.text import is_storable
 _OBJECTS: Final = "/api/objects/"
 _ACTION_SECONDS: Final = 8.0
 
-_EventId = Annotated[str | None, Parameter(description="Stripe's event id, evt_….")]
-_Type = Annotated[str | None, Parameter(query="type", description="Event type; may contain *.")]
-_Object = Annotated[str | None, Parameter(query="object", description="Id of the object, cus_….")]
+_EventId = Annotated[str | None, QueryParameter(description="Stripe's event id, evt_….")]
+_Type = Annotated[str | None, QueryParameter(name="type", description="Event type; may contain *.")]
+_Object = Annotated[
+    str | None, QueryParameter(name="object", description="Id of the object, cus_….")
+]
 # `state` is a name of Litestar's own.
 _State = Annotated[
     str | None,
-    Parameter(query="state", description="pending, retrying, dead, skipped or delivered."),
+    QueryParameter(name="state", description="pending, retrying, dead, skipped or delivered."),
 ]
-_Code = Annotated[str | None, Parameter(description="Error code.")]
-_Source = Annotated[str | None, Parameter(description="Name of a source.")]
-_Since = Annotated[str | None, Parameter(description="Not before: 2h or 3d (ago), or RFC 3339.")]
-_Until = Annotated[str | None, Parameter(description="Before: like since.")]
-_Before = Annotated[str | None, Parameter(description="Goes on with a list: next of its answer.")]
-_Limit = Annotated[str | None, Parameter(description=f"From 1 to {query.MOST_ROWS} rows.")]
+_Code = Annotated[str | None, QueryParameter(description="Error code.")]
+_Source = Annotated[str | None, QueryParameter(description="Name of a source.")]
+_Since = Annotated[
+    str | None, QueryParameter(description="Not before: 2h or 3d (ago), or RFC 3339.")
+]
+_Until = Annotated[str | None, QueryParameter(description="Before: like since.")]
+_Before = Annotated[
+    str | None, QueryParameter(description="Goes on with a list: next of its answer.")
+]
+_Limit = Annotated[str | None, QueryParameter(description=f"From 1 to {query.MOST_ROWS} rows.")]
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
@@ -229,7 +235,7 @@ def proof_for(desk: Desk, access: Access, found: Proof) -> EventProof:
         if found.redaction is None
         else Erased(found.redaction.redacted_at, found.redaction.operator, found.redaction.reason),
         actions=_all(found.actions, Acted),
-        possible=actions.possible(found.event["state"]) if access.may_change else [],
+        possible=_possible(found.event) if access.may_change else [],
         body=bodies.text_of(found.body) if is_seen else None,
         body_complete=is_complete,
         changes=[Changed(c.path, c.before, c.after) for c in bodies.changes(found.body)]
@@ -283,6 +289,10 @@ def entries_of(rows: list[dict[str, Any]], limit: int) -> Entries:
 
 def letters_of(rows: list[dict[str, Any]], limit: int) -> DeadLetters:
     return DeadLetters(_all(rows, DeadLetter), _next(rows, limit))
+
+
+def _possible(event: dict[str, Any]) -> list[Action]:
+    return actions.possible(event["state"], is_usable=event["event_type"] is not None)
 
 
 def _event(row: dict[str, Any]) -> Event:
@@ -349,7 +359,7 @@ def routes(desk: Desk, watch: Watch) -> list[HTTPRouteHandler]:
         return of_events(found, rows)
 
     @get("/api/events/{inbox_id:str}", responses=_told(404), summary="All that is stored of one")
-    async def show_event(request: Request[Any, Any, Any], inbox_id: str) -> EventProof:
+    async def show_event(request: Request[Any, Any, Any], inbox_id: FromPath[str]) -> EventProof:
         return proof_for(desk, access(request), await proof_of(desk, inbox_id))
 
     @get(
@@ -359,7 +369,7 @@ def routes(desk: Desk, watch: Watch) -> list[HTTPRouteHandler]:
     )
     async def show_object(
         request: Request[Any, Any, Any],
-        object_id: str,
+        object_id: FromPath[str],
         before: _Before = None,
         limit: _Limit = None,
     ) -> Timeline:
@@ -417,7 +427,9 @@ def _changing(desk: Desk, action: Action) -> HTTPRouteHandler:
         summary=_SUMMARIES[action],
         operation_id=f"{action}_event",
     )
-    async def change(request: Request[Any, Any, Any], inbox_id: str, data: Reason) -> Done:
+    async def change(
+        request: Request[Any, Any, Any], inbox_id: FromPath[str], data: JSONBody[Reason]
+    ) -> Done:
         return await act(desk, access(request), inbox_id, action, data.reason)
 
     return change

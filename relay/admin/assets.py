@@ -7,8 +7,8 @@ from importlib.resources import files
 from typing import Final
 
 TYPES: Final = {
-    "dashboard.css": "text/css; charset=utf-8",
-    "dashboard.js": "text/javascript; charset=utf-8",
+    "dashboard.css": "text/css",
+    "dashboard.js": "text/javascript",
     "icon.svg": "image/svg+xml",
 }
 CONTENT: Final = {name: (files("relay.admin") / "static" / name).read_bytes() for name in TYPES}

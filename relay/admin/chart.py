@@ -11,16 +11,14 @@ import msgspec
 from relay.admin.overview import CHART_SECONDS, SAMPLE_SECONDS, Rate
 
 WIDTH: Final = 720
-HEIGHT: Final = 180
-_LEFT: Final = 44
-_BOTTOM: Final = 22
-_TOP: Final = 8
+HEIGHT: Final = 160
+_EDGE: Final = 2  # room for half of a line
 # Samples further apart than this have a gap between them.
 _GAP_SECONDS: Final = 3 * SAMPLE_SECONDS
 
 
 class Chart(msgspec.Struct, frozen=True, kw_only=True):
-    """Paths in a picture of ``WIDTH`` times ``HEIGHT``; ``most`` is what its upper edge means."""
+    """Paths in a picture of ``WIDTH`` times ``HEIGHT``; ``most`` is what its upper line means."""
 
     received: str
     sent: str
@@ -50,8 +48,8 @@ def _path(points: Sequence[tuple[datetime, float | None]], now: datetime, most: 
             continue
         is_gap = before is None or (at - before).total_seconds() > _GAP_SECONDS
         age = (now - at).total_seconds()
-        x = _LEFT + (WIDTH - _LEFT) * (1 - min(max(age / CHART_SECONDS, 0), 1))
-        y = _TOP + (HEIGHT - _TOP - _BOTTOM) * (1 - min(value / most, 1))
+        x = WIDTH * (1 - min(max(age / CHART_SECONDS, 0), 1))
+        y = _EDGE + (HEIGHT - 2 * _EDGE) * (1 - min(value / most, 1))
         commands.append(f"{'M' if is_gap else 'L'}{x:.1f} {y:.1f}")
         if is_gap:
             commands.append("h0.1")  # a point of its own is seen, too

@@ -32,7 +32,8 @@ from relay.admin.answers import Refusal
 
 # As without the role admin: whoever reaches the port may look.
 _PROBED: Final = frozenset({"/livez", "/readyz", "/metrics"})
-_FREE: Final = ("/login", "/static/")
+_FILES: Final = "/static/"
+_FREE: Final = ("/login", _FILES)
 _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 MOST_BYTES: Final = 64 * 1024
 """Of what a form or a call of the API brings."""
@@ -107,7 +108,7 @@ class Gate:
         if scheme.lower() == "bearer":
             return await self._of_token(request, token.strip())
         access = self._tokens.read(request.cookie)
-        if access is None and self._tokens.is_open:
+        if access is None and self._tokens.is_open and not request.path.startswith(_FILES):
             request.new_session = self._tokens.begin("operator")
             access = self._tokens.read(request.new_session)
         return access
@@ -217,8 +218,8 @@ def _check_csrf(request: Asked, body: bytes, wanted: str) -> None:
     if not hmac.compare_digest(given.encode("utf-8", "surrogatepass"), wanted.encode()):
         raise Refusal(
             403,
-            "The form is of another session: load its page again. (The API wants the header"
-            " X-CSRF-Token with a session, and none with a bearer token.)",
+            "The form is of another session: load its page again. A program sends"
+            " `Authorization: Bearer <token>`, any word where no token is set.",
             code="wrong_csrf_token",
         )
 
@@ -278,7 +279,7 @@ async def _answer(request: Asked, refusal: Refusal, send: Send) -> None:
         headers = [(b"location", f"/login?next={there}".encode("latin-1"))]
     media_type, content = answers.render(request.path, refusal, access)
     headers += [
-        (b"content-type", media_type.encode()),
+        (b"content-type", f"{media_type}; charset=utf-8".encode()),
         (b"content-length", b"%d" % len(content)),
     ]
     await send({"type": "http.response.start", "status": status, "headers": headers})

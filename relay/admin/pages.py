@@ -9,6 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from litestar import Request, Response, get, post
 from litestar.handlers import HTTPRouteHandler
+from litestar.params import FromPath
 
 from relay.admin import actions, api, assets, bodies, chart, query, templates
 from relay.admin.access import Access, Throttle, Tokens
@@ -27,7 +28,7 @@ _Asking = Request[Any, Any, Any]
 def _page(request: _Asking, name: str, *, status: int = 200, **values: Any) -> Response[str]:
     who: Access | None = access_of(request.scope)
     content = templates.render(name, who, path=request.url.path, **values)
-    return Response(content, media_type="text/html; charset=utf-8", status_code=status)
+    return Response(content, media_type="text/html", status_code=status)
 
 
 def _to(url: str) -> Response[None]:
@@ -52,7 +53,7 @@ def free_routes(tokens: Tokens, throttle: Throttle) -> list[HTTPRouteHandler]:
     """The handlers of what comes before the login, and of the logout."""
 
     @get("/static/{name:str}", include_in_schema=False)
-    async def asset(name: str) -> Response[bytes]:
+    async def asset(name: FromPath[str]) -> Response[bytes]:
         if name not in assets.CONTENT:
             raise Refusal(404, "There is no such file.")
         return Response(
@@ -136,7 +137,7 @@ def routes(desk: Desk, watch: Watch) -> list[HTTPRouteHandler]:
         )
 
     @get("/events/{inbox_id:str}", include_in_schema=False)
-    async def show_event(request: _Asking, inbox_id: str) -> Response[str]:
+    async def show_event(request: _Asking, inbox_id: FromPath[str]) -> Response[str]:
         found = await api.proof_of(desk, inbox_id)
         who = api.access(request)
         shown = api.proof_for(desk, who, found)
@@ -152,7 +153,7 @@ def routes(desk: Desk, watch: Watch) -> list[HTTPRouteHandler]:
         )
 
     @get("/events/{inbox_id:str}/body", include_in_schema=False)
-    async def body(request: _Asking, inbox_id: str) -> Response[bytes]:
+    async def body(request: _Asking, inbox_id: FromPath[str]) -> Response[bytes]:
         number = query.inbox_id(inbox_id)
         if not api.sees_bodies(desk, api.access(request)):
             raise Refusal(403, "Bodies are not shown to you.")
@@ -238,7 +239,7 @@ def routes(desk: Desk, watch: Watch) -> list[HTTPRouteHandler]:
 
 def _changing(desk: Desk, action: actions.Action) -> HTTPRouteHandler:
     @post(f"/events/{{inbox_id:str}}/{action}", include_in_schema=False)
-    async def change(request: _Asking, inbox_id: str) -> Response[None]:
+    async def change(request: _Asking, inbox_id: FromPath[str]) -> Response[None]:
         form = await _form(request)
         done = await api.act(desk, api.access(request), inbox_id, action, form.get("reason"))
         overtaken = "yes" if done.overtaken else None

@@ -30,7 +30,7 @@ STRIPE_WORDS: Final = {
 
 def cell(value: object) -> object:
     """One value for people."""
-    if value is None or value in ("", (), []):
+    if value is None or value in ((), []):
         return UNKNOWN
     if isinstance(value, Markup):
         return value
