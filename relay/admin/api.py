@@ -300,7 +300,7 @@ def _event(row: dict[str, Any]) -> Event:
 
 
 def _all(rows: list[dict[str, Any]], struct: type[Any]) -> list[Any]:
-    return [msgspec.convert(row, struct) for row in rows]
+    return [struct(**row) for row in rows]
 
 
 def _next(rows: list[dict[str, Any]], limit: int) -> int | None:
