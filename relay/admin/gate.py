@@ -29,14 +29,15 @@ from litestar.types import (
 from relay.admin import answers
 from relay.admin.access import SESSION_SECONDS, Access, Throttle, Tokens
 from relay.admin.answers import Refusal
+from relay.core import tokens
 
 # As without the role admin: whoever reaches the port may look.
 _PROBED: Final = frozenset({"/livez", "/readyz", "/metrics"})
 _FILES: Final = "/static/"
-_FREE: Final = ("/login", _FILES)
 _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 MOST_BYTES: Final = 64 * 1024
 """Of what a form or a call of the API brings."""
+_DEEPEST: Final = 20
 _PATIENCE_SECONDS: Final = 10.0
 _FAILURE_SECONDS: Final = 0.3
 
@@ -87,7 +88,7 @@ class Gate:
             )
         access = await self._access(request)
         request.scope["state"]["access"] = access
-        is_free = request.path.startswith(_FREE)
+        is_free = request.path == "/login" or request.path.startswith(_FILES)
         if access is None and not is_free:
             raise Refusal(401, "Log in, or send `Authorization: Bearer <token>`.")
         if request.method in _SAFE:
@@ -97,6 +98,8 @@ class Gate:
                 403, "A viewer may not change anything: log in with the operator's token."
             )
         body = await _read(receive)
+        if body and answers.wants_json(request.path):
+            _check_json(body)
         if access is None or access.csrf is not None:
             _check_origin(request)
         if access is not None and access.csrf is not None and not is_free:
@@ -222,6 +225,17 @@ def _check_csrf(request: Asked, body: bytes, wanted: str) -> None:
             " `Authorization: Bearer <token>`, any word where no token is set.",
             code="wrong_csrf_token",
         )
+
+
+def _check_json(body: bytes) -> None:
+    """What would have the decoder of a handler fail in other ways than it is foreseen there."""
+    try:
+        body.decode("utf-8")
+        is_good = not tokens.deeper_than(body, _DEEPEST)
+    except UnicodeDecodeError:
+        is_good = False
+    if not is_good:
+        raise Refusal(400, "The body is no JSON, not in UTF-8, or nested too deeply.")
 
 
 async def _read(receive: Receive) -> bytes:

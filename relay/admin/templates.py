@@ -78,7 +78,7 @@ _environment: Final = Environment(
 _environment.filters.update(
     count=_count, duration=_duration, number=_number, segment=lambda text: quote(text, safe="")
 )
-_environment.globals.update(asset=assets.url_of, link=link, stripe=STRIPE_WORDS)
+_environment.globals.update(asset=assets.url_of, link=link, stripe=STRIPE_WORDS, unknown=UNKNOWN)
 
 
 def render(name: str, access: Access | None, **values: Any) -> str:

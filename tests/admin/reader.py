@@ -1,4 +1,4 @@
-"""A page as those read it who do not see it: a parser that finds what is wrong with its structure."""
+"""A page as those read it who do not see it: what is wrong with its structure is found."""
 
 from __future__ import annotations
 

@@ -46,10 +46,7 @@ async def one_of_each(pg: asyncpg.Connection, source_id: int) -> dict[str, int]:
             names,
             await store(
                 pg,
-                *(
-                    new_event(source_id, f"evt_{name}", object_id=f"cus_{name}")
-                    for name in names
-                ),
+                *(new_event(source_id, f"evt_{name}", object_id=f"cus_{name}") for name in names),
             ),
             strict=True,
         )
