@@ -97,6 +97,7 @@ class Page(HTMLParser):
         ids = [a["id"] for _, a, _ in self.elements if "id" in a]
         for name in {name for name in ids if ids.count(name) > 1}:
             self.faults.append(f"two elements are {name}")
+        names: list[str] = []
         for tag, attributes, parents in self.elements:
             for name in ("aria-labelledby", "aria-describedby", "for"):
                 for wanted in attributes.get(name, "").split():
@@ -109,10 +110,14 @@ class Page(HTMLParser):
             is_landmark = tag in ("nav", "section") or attributes.get("role") == "region"
             if is_landmark and not any(name in attributes for name in _NAMED):
                 self.faults.append(f"{tag} without a name")
+            if is_landmark:
+                names.append(" ".join(attributes.get(name, "") for name in _NAMED))
             if attributes.get("role") == "img" and "aria-labelledby" not in attributes:
                 self.faults.append("a picture without a name")
             if tag == "form" and attributes.get("method") == "post" and not parents:
                 self.faults.append("a form outside of the page")
+        if len(set(names)) != len(names):
+            self.faults.append(f"landmarks with one name: {names}")
         for index, (tag, _, _) in enumerate(self.elements):
             if tag in ("a", "button", "h1", "h2", "label", "summary", "title", "th"):
                 inner = self._inner.get(index, "").strip()

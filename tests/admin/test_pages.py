@@ -75,6 +75,7 @@ def test_the_reader_finds_what_is_wrong() -> None:
         "<img src='/x'>",
         "<p id=a>1</p><p id=a>2</p>",
         "<section>1</section>",
+        "<nav aria-label=a>1</nav><section aria-label=a>2</section>",
         "<p aria-labelledby=nobody>1</p>",
         "<p><b>1</p></b>",
     ):
