@@ -19,10 +19,10 @@ from relay.admin.answers import Problem, Refusal, access_of
 from relay.admin.desk import Desk
 from relay.admin.overview import Overview, Watch
 from relay.admin.query import Asked
-from relay.store import deadletters, events, operatorlog, proof
+from relay.store import deadletters, listing, operatorlog, proof
 from relay.store.events import Operator
+from relay.store.listing import Page
 from relay.store.proof import Proof
-from relay.store.text import is_storable
 
 _OBJECTS: Final = "/api/objects/"
 _ACTION_SECONDS: Final = 8.0
@@ -258,19 +258,17 @@ async def act(desk: Desk, who: Access, inbox_id: str, action: Action, reason: st
         return await actions.act(connection, number, action, Operator(who.who, why))
 
 
-def of_events(rows: list[dict[str, Any]], limit: int) -> Events:
+def of_events(found: Page) -> Events:
     """A page of a list."""
-    return Events([_event(row) for row in rows], _next(rows, limit))
+    return Events([_event(row) for row in found.rows], found.next)
 
 
 async def timeline(desk: Desk, object_id: str, limit: int, before: int | None) -> Timeline:
     """A page of an object's events."""
-    rows: list[dict[str, Any]] = []
-    if is_storable(object_id):
-        async with desk.inbox() as connection:
-            rows = await proof.of_object(connection, object_id, limit=limit, before_id=before)
-    found = [OfObject(event=_event(row), topics=row["topics"]) for row in rows]
-    return Timeline(object_id, found, _next(rows, limit))
+    async with desk.inbox() as connection:
+        found = await listing.of_object(connection, object_id, limit=limit, before_id=before)
+    events = [OfObject(event=_event(row), topics=row["topics"]) for row in found.rows]
+    return Timeline(object_id, events, found.next)
 
 
 async def proof_of(desk: Desk, inbox_id: str) -> Proof:
@@ -355,8 +353,8 @@ def routes(desk: Desk, watch: Watch) -> list[HTTPRouteHandler]:
         rows, after = query.limit(limit), query.place(before)
         async with desk.inbox() as connection:
             chosen = await query.resolve(connection, wanted)
-            found = await events.list_events(connection, chosen, limit=rows, before_id=after)
-        return of_events(found, rows)
+            found = await listing.page(connection, chosen, limit=rows, before_id=after)
+        return of_events(found)
 
     @get("/api/events/{inbox_id:str}", responses=_told(404), summary="All that is stored of one")
     async def show_event(request: Request[Any, Any, Any], inbox_id: FromPath[str]) -> EventProof:

@@ -18,7 +18,7 @@ from relay.admin.desk import Desk
 from relay.admin.gate import Asked, too_often
 from relay.admin.overview import Watch
 from relay.admin.templates import link
-from relay.store import deadletters, events, operatorlog, proof, sources, throughput
+from relay.store import deadletters, events, listing, operatorlog, proof, sources, throughput
 from relay.store.text import is_storable
 
 _WRONG_SECONDS: Final = 0.3
@@ -120,10 +120,8 @@ def routes(desk: Desk, watch: Watch) -> list[HTTPRouteHandler]:
         async with desk.inbox() as connection:
             names = sorted(await sources.names(connection))
             wanted = await query.resolve(connection, asked)
-            rows = await events.list_events(
-                connection, wanted, limit=query.PAGE_ROWS, before_id=after
-            )
-        found = api.of_events(rows, query.PAGE_ROWS)
+            rows = await listing.page(connection, wanted, limit=query.PAGE_ROWS, before_id=after)
+        found = api.of_events(rows)
         onward = None if found.next is None else link("/events", **asked.given, before=found.next)
         return _page(
             request,

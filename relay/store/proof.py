@@ -75,32 +75,6 @@ async def find_ids(connection: AsyncConnection, event_id: str) -> list[int]:
     return list(found.scalars())
 
 
-async def of_object(
-    connection: AsyncConnection, object_id: str, *, limit: int, before_id: int | None
-) -> list[dict[str, Any]]:
-    """The events of an object in all sources, the newest first; ``before_id`` continues.
-
-    Each has ``topics``, those that Kafka has acknowledged a record of it in.
-    """
-    # By its own index, and not by looking through the newest of all others (hence id + 0).
-    page = await connection.execute(
-        text(
-            """
-            SELECT id FROM relay.inbox
-            WHERE object_id = :object AND id < :before ORDER BY id + 0 DESC LIMIT :limit
-            """
-        ),
-        {"object": object_id, "before": before_id or 2**63 - 1, "limit": limit},
-    )
-    ids = list(page.scalars())
-    if not ids:
-        return []
-    rows = await _rows(connection, _EVENTS, {"ids": ids})
-    topics = await connection.execute(text(_TOPICS), {"ids": ids})
-    of_event = {row.inbox_id: row.topics for row in topics}
-    return [row | {"topics": of_event.get(row["id"], [])} for row in rows]
-
-
 async def _rows(
     connection: AsyncConnection, statement: str, given: dict[str, Any]
 ) -> list[dict[str, Any]]:
@@ -134,11 +108,4 @@ WHERE (action IN ('event.retry', 'event.skip')
    OR (action = 'dead_letter.discard' AND EXISTS (
         SELECT FROM unnest(CAST(:letters AS bigint[])) l WHERE details -> 'ids' @> to_jsonb(l)))
 ORDER BY id LIMIT :most
-"""
-
-_EVENTS = "SELECT * FROM relay.events WHERE id = ANY (:ids) ORDER BY id DESC"
-
-_TOPICS = """
-SELECT inbox_id, array_agg(DISTINCT topic ORDER BY topic) AS topics
-FROM relay.receipt WHERE inbox_id = ANY (:ids) AND topic IS NOT NULL GROUP BY inbox_id
 """
