@@ -26,7 +26,7 @@ from litestar.types import (
     WebSocketReceiveMessage,
 )
 
-from relay.admin import answers
+from relay.admin import answers, templates
 from relay.admin.access import SESSION_SECONDS, Access, Throttle, Tokens
 from relay.admin.answers import Refusal
 from relay.core import tokens
@@ -48,7 +48,8 @@ CONTENT_POLICY: Final = (
 _HEADERS: Final = (
     (b"content-security-policy", CONTENT_POLICY.encode()),
     (b"x-content-type-options", b"nosniff"),
-    (b"referrer-policy", b"no-referrer"),
+    # Nothing for others. With no-referrer browsers would call the origin of our own forms "null".
+    (b"referrer-policy", b"same-origin"),
     (b"cross-origin-opener-policy", b"same-origin"),
     (b"cross-origin-resource-policy", b"same-origin"),
 )
@@ -143,6 +144,13 @@ class Asked:
         return self._headers.get(name.encode(), b"").decode("latin-1")
 
     @property
+    def url(self) -> str:
+        """The path and the query, as they were sent."""
+        path = self.scope["raw_path"].partition(b"?")[0].decode("latin-1")
+        query = self.scope["query_string"].decode("latin-1")
+        return f"{path}?{query}" if query else path
+
+    @property
     def host(self) -> str:
         """The Host header without its port."""
         try:
@@ -194,6 +202,12 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def inside(url: str) -> str:
+    """Where a browser may be sent: a path of ours, or else the first page."""
+    is_path = url.startswith("/") and not url.startswith(("//", "/\\"))
+    return url if is_path and url.isascii() and url.isprintable() else "/"
 
 
 def too_often() -> Refusal:
@@ -281,17 +295,21 @@ def _with_headers(send: Send, request: Asked) -> Send:
 
 async def _answer(request: Asked, refusal: Refusal, send: Send) -> None:
     """Tell the refusal; a person who has to log in is sent to where that is done."""
-    access = answers.access_of(request.scope)
-    headers = []
-    status = refusal.status
-    if status == 401:
-        headers.append((b"www-authenticate", b'Bearer realm="relay"'))
+    status, headers = refusal.status, []
+    media_type, content = answers.render(request.path, refusal, answers.access_of(request.scope))
     if status == 401 and request.method == "GET" and not answers.wants_json(request.path):
-        query = request.scope["query_string"].decode("latin-1")
-        there = quote(request.path + ("?" + query if query else ""), safe="/")
-        status = 303
-        headers = [(b"location", f"/login?next={there}".encode("latin-1"))]
-    media_type, content = answers.render(request.path, refusal, access)
+        if request.header("sec-fetch-site") == "cross-site":
+            # Whoever follows a link on another site may have a session, which the browser keeps
+            # back (SameSite=Strict) until a page of ours leads there.
+            status, content = (
+                200,
+                templates.render("again.html", None, url=inside(request.url)).encode(),
+            )
+        else:
+            status = 303
+            headers.append((b"location", f"/login?next={quote(request.url)}".encode("latin-1")))
+    elif status == 401:
+        headers.append((b"www-authenticate", b'Bearer realm="relay"'))
     headers += [
         (b"content-type", f"{media_type}; charset=utf-8".encode()),
         (b"content-length", b"%d" % len(content)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from datetime import UTC, datetime
 from typing import Any, Final
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 from litestar import Request, Response, get, post
 from litestar.handlers import HTTPRouteHandler
@@ -15,7 +15,7 @@ from relay.admin import actions, api, assets, bodies, chart, query, templates
 from relay.admin.access import Access, Throttle, Tokens
 from relay.admin.answers import Refusal, access_of
 from relay.admin.desk import Desk
-from relay.admin.gate import Asked, too_often
+from relay.admin.gate import Asked, inside, too_often
 from relay.admin.overview import Watch
 from relay.admin.templates import link
 from relay.store import deadletters, events, listing, operatorlog, proof, sources, throughput
@@ -42,13 +42,6 @@ async def _form(request: _Asking) -> dict[str, str]:
     return {name: each[-1] for name, each in parse_qs(text, keep_blank_values=True).items()}
 
 
-def _inside(url: str) -> str:
-    """Where to go on after the login: a path of ours, or the first page."""
-    parts = urlsplit(url)
-    is_ours = url.startswith("/") and not url.startswith(("//", "/\\"))
-    return url if is_ours and not parts.netloc and url.isprintable() and url.isascii() else "/"
-
-
 def free_routes(tokens: Tokens, throttle: Throttle) -> list[HTTPRouteHandler]:
     """The handlers of what comes before the login, and of the logout."""
 
@@ -71,7 +64,7 @@ def free_routes(tokens: Tokens, throttle: Throttle) -> list[HTTPRouteHandler]:
     @post("/login", include_in_schema=False)
     async def log_in(request: _Asking) -> Response[Any]:
         form, asked = await _form(request), Asked(request.scope)
-        there = _inside(form.get("next", "/"))
+        there = inside(form.get("next", "/"))
         if throttle.is_closed(asked.address):
             refusal = too_often()
             return _page(request, "login.html", status=429, next=there, wrong=refusal.message)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 
 import asyncpg
+import httpx
 import pytest
 
 from relay.admin import gate
 from relay.admin.access import SESSION_SECONDS, Throttle, Tokens
 from relay.admin.gate import is_loopback
+from tests.admin.reader import Page
 from tests.admin.world import LISTS, LOCKED, OPERATOR, PAGES, VIEWER, Served, csrf_token, served
 from tests.store.rows import new_event, store
 
@@ -129,6 +131,25 @@ async def test_a_login_leads_to_where_one_wanted_to_go(dashboard: Served) -> Non
     answer = await browser.post("/login", data=form)
     assert (answer.status_code, answer.headers["location"]) == (303, form["next"])
     assert (await browser.get("/events")).status_code == 200
+
+
+async def test_a_link_on_another_site_leads_here_by_a_page_of_ours(dashboard: Served) -> None:
+    """A browser keeps the cookie back, SameSite=Strict, until a page of ours leads there."""
+    from_elsewhere = {"sec-fetch-site": "cross-site"}
+    url = "/events?type=%22%3E%3Cscript%3E&state=dead"
+    answer = await dashboard.client().get(url, headers=from_elsewhere)
+    assert answer.status_code == 200
+    page = Page(answer.text)
+    assert page.faults == []
+    (refresh,) = [a["content"] for a in page.tags("meta") if a.get("http-equiv") == "refresh"]
+    assert refresh == f"0;url={url}"
+    assert (await dashboard.client().get("/api/events", headers=from_elsewhere)).status_code == 401
+    ours = {"sec-fetch-site": "same-origin"}
+    assert (await dashboard.client().get(url, headers=ours)).status_code == 303
+    for away in (b"//evil.example/x", b"/\\evil.example/x"):
+        there = httpx.URL(dashboard.base_url).copy_with(raw_path=away)
+        answer = await dashboard.client().get(there, headers=from_elsewhere)
+        assert 'content="0;url=/"' in answer.text
 
 
 @pytest.mark.parametrize(
@@ -280,7 +301,7 @@ async def test_every_answer_says_what_may_be_loaded(dashboard: Served) -> None:
         assert policy == gate.CONTENT_POLICY
         assert "unsafe" not in policy
         assert answer.headers["x-content-type-options"] == "nosniff"
-        assert answer.headers["referrer-policy"] == "no-referrer"
+        assert answer.headers["referrer-policy"] == "same-origin"
         assert answer.headers["cache-control"] == "no-store"
     style = await stranger.get("/static/dashboard.css")
     assert style.status_code == 200
