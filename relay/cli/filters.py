@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
+from relay.cli.completion import source_names
 from relay.cli.durations import span_or_moment
 
 if TYPE_CHECKING:
@@ -39,7 +40,12 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _OPTIONS = (
-    click.option("--source", metavar="NAME", help="Of this source (name or id)."),
+    click.option(
+        "--source",
+        metavar="NAME",
+        shell_complete=source_names,
+        help="Of this source (name or id).",
+    ),
     click.option("--type", metavar="PATTERN", help="Of this event type; may contain '*'."),
     click.option("--object", metavar="ID", help="About this object, such as cus_…"),
     click.option(
