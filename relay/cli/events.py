@@ -130,7 +130,8 @@ def _write_event(event: dict[str, Any]) -> None:
         write_table(event["failures"], ("failed_at", "error_code", "error"), "")
     say("\nbody")
     if event["redaction"]:
-        say(f"{event['redaction']}\n")
+        say(event["redaction"])
+        say()
         return
     text = _text(event["body"])
     click.echo(printable(text[:4000], keep="\n\t"))

@@ -13,6 +13,7 @@ import msgspec
 
 from relay.cli.completion import source_names
 from relay.cli.durations import span_or_moment
+from relay.display import printable
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
@@ -117,6 +118,7 @@ def confirm(question: str, *, yes: bool) -> None:
     """Ask before many are changed. Without a terminal to ask at, `--yes` must have been given."""
     if yes:
         return
+    question = printable(question)
     if not sys.stdin.isatty():
         raise click.UsageError(f"{question} There is no terminal to ask at: repeat with --yes.")
     click.confirm(question, abort=True, err=True)

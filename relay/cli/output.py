@@ -70,8 +70,9 @@ def cell(value: object) -> str:
 
 
 def say(text: str = "") -> None:
-    """A line on stdout."""
-    click.echo(printable(text, keep="\n"))
+    """A line on stdout, and the blank ones that ``text`` begins with. Within it there are none."""
+    line = text.lstrip("\n")
+    click.echo(text[: len(text) - len(line)] + printable(line))
 
 
 def warn(text: str) -> None:

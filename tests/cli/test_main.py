@@ -159,7 +159,9 @@ async def test_serve_never_reads_what_relay_dev_left(database_url: str, tmp_path
 
 
 @pytest.mark.parametrize(
-    "words", [w for w in ALL if w[-1] not in ("demo", "dev", "new", "doctor", "sql")], ids=" ".join
+    "words",
+    [w for w in ALL if w[-1] not in ("demo", "dev", "new", "doctor", "sql", "completion")],
+    ids=" ".join,
 )
 async def test_every_command_stops_at_a_wrong_setting(words: tuple[str, ...]) -> None:
     given = {
