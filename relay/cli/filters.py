@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from functools import wraps
 from typing import TYPE_CHECKING, Any
@@ -121,7 +123,18 @@ def confirm(question: str, *, yes: bool) -> None:
     question = printable(question)
     if not sys.stdin.isatty():
         raise click.UsageError(f"{question} There is no terminal to ask at: repeat with --yes.")
-    click.confirm(question, abort=True, err=True)
+    with _ctrl_c_at_once():
+        click.confirm(question, abort=True, err=True)
+
+
+@contextmanager
+def _ctrl_c_at_once() -> Iterator[None]:
+    """While a question waits: asyncio would only note a Ctrl-C, and act on it after the answer."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def require_choice(ids: tuple[str, ...], wanted: Wanted) -> None:

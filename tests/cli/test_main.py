@@ -289,6 +289,25 @@ async def test_at_a_terminal_it_asks(
     assert len(pending) == left
 
 
+async def test_ctrl_c_is_an_answer(database_url: str, relay: Relay, receive: Receive) -> None:
+    await relay("source", "create", "acme", "--insecure")
+    await receive("acme", event("evt_1"))
+    terminal, end = pty.openpty()
+    started = await asyncio.create_subprocess_exec(
+        *COMMAND, "events", "skip", "--source", "acme", env=environment(database_url), stdin=end,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    os.close(end)
+    assert started.stderr is not None
+    await started.stderr.readuntil(b"[y/N]")
+    started.send_signal(signal.SIGINT)
+    # One is enough. Nobody types anything: without the signal it would wait for ever.
+    await asyncio.wait_for(started.wait(), 60)
+    os.close(terminal)
+    assert started.returncode == 1
+    assert len(output(await relay("events", "list", "--state", "pending", "--json"))) == 1
+
+
 # --- keys, serve, demo, dev -----------------------------------------------------------------
 
 
