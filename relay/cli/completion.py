@@ -32,10 +32,11 @@ _INSTALL = {
 def completion(call: Call, shell: str) -> None:
     """Print the script that has a shell complete commands, options and names of sources.
 
-    \b
-    bash (4.4 or later), in ~/.bashrc:       eval "$(relay completion bash)"
-    zsh, in ~/.zshrc after compinit:         eval "$(relay completion zsh)"
-    fish, in ~/.config/fish/config.fish:     relay completion fish | source
+    In bash (4.4 or later), to try it or in ~/.bashrc: eval "$(relay completion bash)"
+
+    In zsh, in ~/.zshrc after compinit: eval "$(relay completion zsh)"
+
+    In fish, in ~/.config/fish/config.fish: relay completion fish | source
     """
     made = get_completion_class(shell)
     assert made is not None
