@@ -9,6 +9,7 @@ import click
 
 from relay.cli import source_settings
 from relay.cli.call import Call, common, coroutine
+from relay.cli.completion import source_names
 from relay.cli.durations import span
 from relay.cli.failures import Failure
 from relay.cli.output import duration, say, write_fields, write_json, write_table
@@ -104,7 +105,7 @@ async def list_(call: Call) -> None:
 
 
 @source.command()
-@click.argument("name_or_id", metavar="SOURCE")
+@click.argument("name_or_id", metavar="SOURCE", shell_complete=source_names)
 @common
 @coroutine
 async def show(call: Call, name_or_id: str) -> None:
@@ -131,7 +132,7 @@ async def show(call: Call, name_or_id: str) -> None:
 
 
 @source.command()
-@click.argument("name_or_id", metavar="SOURCE")
+@click.argument("name_or_id", metavar="SOURCE", shell_complete=source_names)
 @click.option("--name", help="A new name.")
 @click.option(
     "--add-signing-secret",
@@ -209,7 +210,7 @@ async def update(
 
 
 @source.command(short_help="Make a new key for the webhook URL.")
-@click.argument("name_or_id", metavar="SOURCE")
+@click.argument("name_or_id", metavar="SOURCE", shell_complete=source_names)
 @click.option(
     "--grace",
     type=span,
@@ -249,7 +250,7 @@ async def rotate_key(call: Call, name_or_id: str, grace: timedelta) -> None:
 
 
 @source.command()
-@click.argument("name_or_id", metavar="SOURCE")
+@click.argument("name_or_id", metavar="SOURCE", shell_complete=source_names)
 @common
 @coroutine
 async def pause(call: Call, name_or_id: str) -> None:
@@ -258,7 +259,7 @@ async def pause(call: Call, name_or_id: str) -> None:
 
 
 @source.command(short_help="Forward again, after a pause or a halt.")
-@click.argument("name_or_id", metavar="SOURCE")
+@click.argument("name_or_id", metavar="SOURCE", shell_complete=source_names)
 @common
 @coroutine
 async def resume(call: Call, name_or_id: str) -> None:
@@ -284,7 +285,7 @@ async def _set_forwarding(call: Call, name_or_id: str, *, on: bool) -> None:
 
 
 @source.command(short_help="Close a source.")
-@click.argument("name_or_id", metavar="SOURCE")
+@click.argument("name_or_id", metavar="SOURCE", shell_complete=source_names)
 @click.option(
     "--discard-pending",
     is_flag=True,
