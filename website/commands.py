@@ -44,10 +44,10 @@ def _section(path: str, command: click.Command) -> str:
         usage = " ".join((path, *command.collect_usage_pieces(context)))
         parts.append(block("text", usage))
     parts += [f"{prose(each)}\n" for each in _paragraphs(command)]
-    options = [
-        record for p in command.get_params(context) if (record := p.get_help_record(context))
-    ]
-    if rows := [(code(flag), prose(text)) for flag, text in options if not _is_common(flag)]:
+    # Arguments have a row in some versions of click, an empty one; the usage and the text tell them.
+    options = [p for p in command.get_params(context) if isinstance(p, click.Option)]
+    records = [record for p in options if (record := p.get_help_record(context))]
+    if rows := [(code(flag), prose(text)) for flag, text in records if not _is_common(flag)]:
         parts.append(table(("option", "what it does"), rows))
     return "\n".join(parts)
 

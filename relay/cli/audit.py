@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from relay.cli.call import Call, common, coroutine
+from relay.cli.completion import source_names
 from relay.cli.durations import span_or_moment
 from relay.cli.failures import Failure
 from relay.cli.output import cell, say, write_json, write_table
@@ -23,7 +24,10 @@ _HEAD = re.compile(r"([0-9]{1,18}):([0-9a-fA-F]{64})")
 
 @click.command(short_help="Prove the promise from what is stored.")
 @click.option(
-    "--source", metavar="NAME", help="Events of this source; then without the seals' rows."
+    "--source",
+    metavar="NAME",
+    shell_complete=source_names,
+    help="Events of this source; then without the seals' rows.",
 )
 @click.option(
     "--since",

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import Any
 
 import click
 
+from relay.cli import dlq_replaying
 from relay.cli.call import Call, common, coroutine
+from relay.cli.dlq_replaying import named
 from relay.cli.failures import Failure
 from relay.cli.filters import (
     Wanted,
@@ -16,17 +19,12 @@ from relay.cli.filters import (
     require_choice,
     resolve,
 )
-from relay.cli.output import say, warn, write_fields, write_json, write_table
+from relay.cli.output import say, write_fields, write_json, write_table
+from relay.cli.progress import in_batches
 from relay.display import printable
 
-if TYPE_CHECKING:
-    from sqlalchemy.ext.asyncio import AsyncConnection
-
-    from relay.store.deadletters import Replay
-    from relay.store.engine import Database
-
 _COLUMNS = ("id", "event_id", "event_type", "source", "error_code", "error", "dead_at")
-_SHOWN_BY_DRY_RUN = 20
+_SPARE = ("source", "dead_at", "event_type", "error")
 
 
 @click.group(short_help="Dead letters: look, replay, discard.")
@@ -59,7 +57,7 @@ async def list_(
         write_json(found)
         return
     columns = (*_COLUMNS, "replayed_at", "discarded_at") if closed_too else _COLUMNS
-    write_table(found, columns, "no dead letters fit")
+    write_table(found, columns, "no dead letters fit", spare=_SPARE)
     if len(found) == limit:
         say(f"… the next ones: --before {found[-1]['id']}")
 
@@ -92,6 +90,7 @@ async def show(call: Call, letter_id: int) -> None:
 @dlq.command(short_help="Send dead letters again.")
 @click.argument("ids", metavar="[ID]…", nargs=-1)
 @filter_options
+@click.option("--resume", metavar="REPLAY", help="Go on with a replay that was interrupted: rpl_…")
 @bulk_options
 @common
 @coroutine
@@ -99,59 +98,17 @@ async def replay(
     call: Call,
     ids: tuple[str, ...],
     wanted: Wanted,
-    yes: bool,
-    dry_run: bool,
-    reason: str | None,
+    resume: str | None,
+    **bulk: Any,
 ) -> None:
     """Send dead letters again, each at the end of its object's line and with a _replay_id.
 
     An ID is that of the dead letter or of the event (evt_…). Exits 1 when none could be queued.
+
+    Many, by filters, are looked through first; then it asks. `relay replays show` tells how far
+    they have come.
     """
-    from relay.store import deadletters
-
-    require_choice(ids, wanted)
-    async with call.database() as database:
-        letters = await _find(database, ids, wanted)
-        if letters and not ids and not dry_run:
-            confirm(f"replay {len(letters)} dead letters?", yes=yes)
-        async with database.begin() as connection:
-            done = await deadletters.replay(connection, letters, call.operator(reason))
-            if dry_run:
-                # It has really been done, so what is shown is what would happen; now it is undone.
-                await connection.rollback()
-    _write_replay(call, len(letters), done, dry_run=dry_run)
-    if letters and not done.queued:
-        raise click.exceptions.Exit(1)
-
-
-def _write_replay(call: Call, matched: int, done: Replay, *, dry_run: bool) -> None:
-    if call.json:
-        write_json(
-            {
-                "matched": matched,
-                "dry_run": dry_run,
-                "replay_id": None if dry_run else done.replay_id,
-                "queued": list(done.queued),
-                "refused": {str(letter): why for letter, why in done.refused.items()},
-                "overtaken": list(done.overtaken),
-            }
-        )
-    elif not matched:
-        say("no dead letters fit")
-    elif dry_run:
-        say(f"would replay {len(done.queued)} of {matched} dead letters")
-    else:
-        say(f"{len(done.queued)} of {matched} dead letters are queued again as {done.replay_id}")
-    for letter, why in list(done.refused.items())[:_SHOWN_BY_DRY_RUN]:
-        warn(f"dead letter {letter} cannot be sent: {why}")
-    if len(done.refused) > _SHOWN_BY_DRY_RUN:
-        warn(f"… and {len(done.refused) - _SHOWN_BY_DRY_RUN} more cannot be sent")
-    if done.overtaken:
-        ids = ", ".join(str(letter) for letter in done.overtaken[:_SHOWN_BY_DRY_RUN])
-        warn(
-            f"of {len(done.overtaken)} objects newer events were delivered since: consumers see an"
-            f" older state once more (dead letters {ids})"
-        )
+    await dlq_replaying.replay(call, ids, wanted, resume, **bulk)
 
 
 @dlq.command(short_help="Give dead letters up.")
@@ -177,12 +134,17 @@ async def discard(
     require_choice(ids, wanted)
     discarded = 0
     async with call.database() as database:
-        letters = await _find(database, ids, wanted)
+        async with database.begin() as connection:
+            chosen = await resolve(connection, wanted)
+            letters = await (
+                named(connection, ids) if ids else deadletters.find_ids(connection, chosen)
+            )
         if letters and not dry_run:
             if not ids:
                 confirm(f"discard {len(letters)} dead letters?", yes=yes)
-            async with database.begin() as connection:
-                discarded = await deadletters.discard(connection, letters, call.operator(reason))
+            operator = call.operator(reason)
+            act = partial(deadletters.discard, operator=operator, wanted=None if ids else chosen)
+            discarded = await in_batches(database, letters, act, "discard")
     if call.json:
         write_json({"matched": len(letters), "dry_run": dry_run, "discarded": discarded})
     elif not letters:
@@ -191,31 +153,3 @@ async def discard(
         say(f"would discard {len(letters)} dead letters")
     else:
         say(f"{discarded} dead letters discarded")
-
-
-async def _find(database: Database, ids: tuple[str, ...], wanted: Wanted) -> list[int]:
-    """The ids of the open dead letters that are meant, in the order of their events."""
-    from relay.store import deadletters
-
-    async with database.begin() as connection:
-        if not ids:
-            return await deadletters.find_ids(connection, await resolve(connection, wanted))
-        return [letter for each in ids for letter in await _named(connection, each)]
-
-
-async def _named(connection: AsyncConnection, name: str) -> list[int]:
-    from relay.store import deadletters
-    from relay.store.events import Filter
-
-    if not (name.isascii() and name.isdigit() and len(name) < 19):
-        found = await deadletters.find_ids(connection, Filter(event_id=name))
-        if not found:
-            raise Failure(f"there is no open dead letter of an event {name!r}")
-        return found
-    letter: dict[str, Any] | None = await deadletters.show_dead_letter(connection, int(name))
-    if letter is None:
-        raise Failure(f"there is no dead letter {name}")
-    for how in ("replayed", "discarded"):
-        if letter[f"{how}_at"] is not None:
-            raise Failure(f"dead letter {name} was {how} already")
-    return [letter["id"]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,6 +12,7 @@ import msgspec
 
 from relay.cli import replaying
 from relay.cli.call import Call, common, coroutine
+from relay.cli.completion import source_names
 from relay.cli.failures import Failure
 from relay.cli.filters import (
     Wanted,
@@ -21,6 +23,7 @@ from relay.cli.filters import (
     resolve,
 )
 from relay.cli.output import say, write_fields, write_json, write_table
+from relay.cli.progress import in_batches
 from relay.display import printable
 
 if TYPE_CHECKING:
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
     from relay.store.events import Filter, State
 
 _COLUMNS = ("id", "event_id", "event_type", "object_id", "source", "state", "received_at")
+_SPARE = ("source", "object_id", "received_at")
 _WAITING: tuple[State, ...] = ("pending", "retrying")
 _SHOWN_BY_DRY_RUN = 20
 
@@ -55,14 +59,20 @@ async def list_(call: Call, wanted: Wanted, limit: int, before: int | None) -> N
         write_json(found)
         return
     failing = any(event["last_error_code"] for event in found)
-    write_table(found, (*_COLUMNS, "last_error_code") if failing else _COLUMNS, "no events fit")
+    columns = (*_COLUMNS, "last_error_code") if failing else _COLUMNS
+    write_table(found, columns, "no events fit", spare=_SPARE)
     if len(found) == limit:
         say(f"… the next ones: --before {found[-1]['id']}")
 
 
 @events.command()
 @click.argument("event", metavar="EVENT")
-@click.option("--source", metavar="NAME", help="When several sources have this event.")
+@click.option(
+    "--source",
+    metavar="NAME",
+    shell_complete=source_names,
+    help="When several sources have this event.",
+)
 @click.option("--body", is_flag=True, help="Write only the body, byte for byte as received.")
 @common
 @coroutine
@@ -120,7 +130,8 @@ def _write_event(event: dict[str, Any]) -> None:
         write_table(event["failures"], ("failed_at", "error_code", "error"), "")
     say("\nbody")
     if event["redaction"]:
-        say(f"{event['redaction']}\n")
+        say(event["redaction"])
+        say()
         return
     text = _text(event["body"])
     click.echo(printable(text[:4000], keep="\n\t"))
@@ -200,16 +211,15 @@ async def _act(
     verb, done = words
     async with call.database() as database:
         async with database.begin() as connection:
-            ids = await _waiting_ids(connection, event_ids, wanted)
+            chosen = await resolve(connection, wanted)
+            ids = await _waiting_ids(connection, event_ids, chosen)
             if dry_run:
                 await _write_plan(call, connection, ids, verb)
                 return
-        changed = 0
-        if ids:
-            if not event_ids:
-                confirm(f"{verb} {len(ids)} waiting events?", yes=yes)
-            async with database.begin() as connection:
-                changed = await action(connection, ids, call.operator(reason))
+        if ids and not event_ids:
+            confirm(f"{verb} {len(ids)} waiting events?", yes=yes)
+        act = partial(action, operator=call.operator(reason), wanted=None if event_ids else chosen)
+        changed = await in_batches(database, ids, act, verb)
     if call.json:
         write_json({"matched": len(ids), done: changed})
     else:
@@ -217,25 +227,28 @@ async def _act(
 
 
 async def _waiting_ids(
-    connection: AsyncConnection, event_ids: tuple[str, ...], wanted: Wanted
+    connection: AsyncConnection, event_ids: tuple[str, ...], chosen: Filter
 ) -> list[int]:
-    """The inbox ids of the waiting events that are meant, in the order of arrival."""
+    """The inbox ids of the waiting events that are meant, the newest first.
+
+    So a skip in several transactions takes away what waits behind before what it waits for.
+    """
     from relay.store import events as store
 
     if not event_ids:
-        chosen = await resolve(connection, wanted)
         states = _WAITING if chosen.state is None else (chosen.state,)
         each = [msgspec.structs.replace(chosen, state=state) for state in states]
-        return sorted([i for one in each for i in await store.find_ids(connection, one)])
+        found = [i for one in each for i in await store.find_ids(connection, one)]
+        return sorted(found, reverse=True)
     ids: list[int] = []
     for event_id in event_ids:
-        found = await store.list_events(connection, named(event_id))
-        if not found:
+        events = await store.list_events(connection, named(event_id))
+        if not events:
             raise Failure(f"there is no event {event_id!r}")
-        waiting = [event["id"] for event in found if event["state"] in _WAITING]
+        waiting = [event["id"] for event in events if event["state"] in _WAITING]
         if not waiting:
-            hint = "; see `relay dlq replay`" if found[0]["state"] == "dead" else ""
-            raise Failure(f"{event_id} does not wait: it is {found[0]['state']}{hint}")
+            hint = "; see `relay dlq replay`" if events[0]["state"] == "dead" else ""
+            raise Failure(f"{event_id} does not wait: it is {events[0]['state']}{hint}")
         ids += waiting
     return ids
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from functools import wraps
 from typing import TYPE_CHECKING, Any
@@ -11,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
+from relay.cli.completion import source_names
 from relay.cli.durations import span_or_moment
+from relay.display import printable
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
@@ -39,7 +43,12 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _OPTIONS = (
-    click.option("--source", metavar="NAME", help="Of this source (name or id)."),
+    click.option(
+        "--source",
+        metavar="NAME",
+        shell_complete=source_names,
+        help="Of this source (name or id).",
+    ),
     click.option("--type", metavar="PATTERN", help="Of this event type; may contain '*'."),
     click.option("--object", metavar="ID", help="About this object, such as cus_…"),
     click.option(
@@ -111,9 +120,21 @@ def confirm(question: str, *, yes: bool) -> None:
     """Ask before many are changed. Without a terminal to ask at, `--yes` must have been given."""
     if yes:
         return
+    question = printable(question)
     if not sys.stdin.isatty():
         raise click.UsageError(f"{question} There is no terminal to ask at: repeat with --yes.")
-    click.confirm(question, abort=True, err=True)
+    with _ctrl_c_at_once():
+        click.confirm(question, abort=True, err=True)
+
+
+@contextmanager
+def _ctrl_c_at_once() -> Iterator[None]:
+    """While a question waits: asyncio would only note a Ctrl-C, and act on it after the answer."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def require_choice(ids: tuple[str, ...], wanted: Wanted) -> None:

@@ -11,6 +11,7 @@ import click
 
 from relay.cli import (
     audit,
+    completion,
     database,
     development,
     dlq,
@@ -18,6 +19,7 @@ from relay.cli import (
     events,
     keys,
     redact,
+    replays,
     roles,
     serve,
     snapshot,
@@ -67,11 +69,13 @@ for command in (
     snapshot.snapshot,
     events.events,
     dlq.dlq,
+    replays.replays,
     redact.redact,
     status.status,
     tail.tail,
     audit.audit,
     doctor.doctor,
     keys.encryption_key,
+    completion.completion,
 ):
     main.add_command(command)

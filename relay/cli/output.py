@@ -17,6 +17,7 @@ from relay.display import moment, printable
 # Columns that a narrow terminal may fold, down to the least width.
 _LONG_TEXTS = frozenset({"error", "last_error", "records"})
 _LEAST_WIDTH = 30
+_GAP = 2
 _ENDLESS = 1_000_000
 
 
@@ -52,8 +53,9 @@ def cell(value: object) -> str:
 
 
 def say(text: str = "") -> None:
-    """A line on stdout."""
-    click.echo(printable(text, keep="\n"))
+    """A line on stdout, and the blank ones that ``text`` begins with. Within it there are none."""
+    line = text.lstrip("\n")
+    click.echo(text[: len(text) - len(line)] + printable(line))
 
 
 def warn(text: str) -> None:
@@ -61,33 +63,58 @@ def warn(text: str) -> None:
     click.secho(f"warning: {printable(text)}", err=True, fg="yellow")
 
 
-def write_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], empty: str) -> None:
+def write_table(
+    rows: Sequence[Mapping[str, Any]],
+    columns: Sequence[str],
+    empty: str,
+    *,
+    spare: Sequence[str] = (),
+) -> None:
     """The given columns of rows; ``empty`` is said when there are none.
 
-    Ids are never cut or folded: a terminal may wrap the line, but what is copied is whole.
+    Ids are never cut or folded: what is copied is whole. Where a terminal is too narrow, ``spare``
+    columns are left out, the first of them first, and it is said which; if that is not enough, it
+    may wrap the line.
     """
     if not rows:
         say(empty)
         return
-    from rich.cells import cell_len
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     console = Console(highlight=False)
+    widths = {name: _least_width(rows, name) for name in columns}
+    left_out = []
+    for name in spare if console.is_terminal else ():
+        if sum(widths.values()) - _GAP <= console.width:
+            break
+        if widths.pop(name, None) is not None:
+            left_out.append(_title(name).lower())
     table = Table(box=None, pad_edge=False, header_style="bold")
-    needed = 0
-    for name in columns:
-        title, long = name.replace("_", " ").upper(), name in _LONG_TEXTS
-        table.add_column(title, overflow="fold", no_wrap=not long)
-        widest = max(cell_len(title), *(cell_len(cell(row[name])) for row in rows))
-        needed += 2 + (min(widest, _LEAST_WIDTH) if long else widest)
+    for name in widths:
+        table.add_column(_title(name), overflow="fold", no_wrap=name not in _LONG_TEXTS)
     for row in rows:
-        table.add_row(*(Text(cell(row[name])) for name in columns))
+        table.add_row(*(Text(cell(row[name])) for name in widths))
+    needed = sum(widths.values())
     console.width = max(console.width, needed) if console.is_terminal else _ENDLESS
     with console.capture() as captured:
         console.print(table)
     click.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))
+    if left_out:
+        click.echo(f"(too narrow for {', '.join(left_out)}: --json has all)", err=True)
+
+
+def _title(name: str) -> str:
+    return name.replace("_", " ").upper()
+
+
+def _least_width(rows: Sequence[Mapping[str, Any]], name: str) -> int:
+    """What a column takes with the gap to the next one; long texts may be folded."""
+    from rich.cells import cell_len
+
+    widest = max(cell_len(_title(name)), *(cell_len(cell(row[name])) for row in rows))
+    return _GAP + (min(widest, _LEAST_WIDTH) if name in _LONG_TEXTS else widest)
 
 
 def write_fields(fields: Mapping[str, object]) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from relay.cli.call import Call, common, coroutine
+from relay.cli.completion import source_names
 from relay.cli.failures import Failure
 from relay.cli.filters import bulk_options, confirm
 from relay.cli.output import say, warn, write_json, write_table
@@ -22,7 +23,12 @@ _COLUMNS = ("id", "event_id", "event_type", "source", "state", "received_at", "b
 
 @click.command(short_help="Erase the bodies of one object's events.")
 @click.argument("object_id", metavar="OBJECT_ID")
-@click.option("--source", metavar="NAME", help="Only of this source (name or id), not of all.")
+@click.option(
+    "--source",
+    metavar="NAME",
+    shell_complete=source_names,
+    help="Only of this source (name or id), not of all.",
+)
 @bulk_options
 @common
 @coroutine

@@ -11,6 +11,7 @@ from relay.cli.call import Call
 from relay.cli.failures import Failure
 from relay.cli.filters import Wanted, confirm, resolve
 from relay.cli.output import say, warn, write_json, write_table
+from relay.cli.progress import interruptible, progress
 from relay.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -109,18 +110,17 @@ async def _find(database: Database, replay_id: str) -> Run:
 async def _run(call: Call, database: Database, run: Run, operator: Operator) -> None:
     from relay.store import replays
 
-    try:
+    def how() -> str:
+        return (
+            f"{run.queued} events are queued; `relay events replay --resume {run.replay_id}`"
+            " goes on there"
+        )
+
+    with interruptible(how), progress("queueing", run.matched) as show:
         while not run.finished:
             async with database.begin() as connection:
                 run = await replays.queue_some(connection, run, operator)
-            if not call.json and not run.finished:
-                click.echo(f"{run.queued} queued", err=True)
-    except BaseException:
-        warn(
-            f"interrupted after {run.queued} events:"
-            f" `relay events replay --resume {run.replay_id}` goes on there"
-        )
-        raise
+            show(run.queued + run.redacted)
     _write_done(call, run)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from relay.cli.call import Call, common, coroutine
+from relay.cli.completion import source_names
 from relay.cli.durations import moment_of_flag
 from relay.cli.failures import Failure
 from relay.cli.output import say, warn, write_fields, write_json, write_table
@@ -34,7 +35,7 @@ def snapshot() -> None:
 
 
 @snapshot.command(short_help="Start one.")
-@click.argument("name_or_id", metavar="SOURCE")
+@click.argument("name_or_id", metavar="SOURCE", shell_complete=source_names)
 @click.argument("resources", metavar="[RESOURCE]…", nargs=-1)
 @click.option(
     "--created-after",
@@ -120,7 +121,13 @@ async def _watch_to_the_end(call: Call, database: Database, snapshot_id: str) ->
 
 
 @snapshot.command("list")
-@click.option("--source", "source_name", metavar="NAME", help="Of this source only.")
+@click.option(
+    "--source",
+    "source_name",
+    metavar="NAME",
+    shell_complete=source_names,
+    help="Of this source only.",
+)
 @click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True)
 @common
 @coroutine

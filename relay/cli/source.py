@@ -9,6 +9,7 @@ import click
 
 from relay.cli import source_settings
 from relay.cli.call import Call, common, coroutine
+from relay.cli.completion import source_names
 from relay.cli.durations import span
 from relay.cli.failures import Failure
 from relay.cli.output import say, write_fields, write_json, write_table
@@ -105,7 +106,7 @@ async def list_(call: Call) -> None:
 
 
 @source.command()
-@click.argument("name_or_id", metavar="SOURCE")
+@click.argument("name_or_id", metavar="SOURCE", shell_complete=source_names)
 @common
 @coroutine
 async def show(call: Call, name_or_id: str) -> None:
@@ -132,7 +133,7 @@ async def show(call: Call, name_or_id: str) -> None:
 
 
 @source.command()
-@click.argument("name_or_id", metavar="SOURCE")
+@click.argument("name_or_id", metavar="SOURCE", shell_complete=source_names)
 @click.option("--name", help="A new name.")
 @click.option(
     "--add-signing-secret",
@@ -210,7 +211,7 @@ async def update(
 
 
 @source.command(short_help="Make a new key for the webhook URL.")
-@click.argument("name_or_id", metavar="SOURCE")
+@click.argument("name_or_id", metavar="SOURCE", shell_complete=source_names)
 @click.option(
     "--grace",
     type=span,
@@ -250,7 +251,7 @@ async def rotate_key(call: Call, name_or_id: str, grace: timedelta) -> None:
 
 
 @source.command()
-@click.argument("name_or_id", metavar="SOURCE")
+@click.argument("name_or_id", metavar="SOURCE", shell_complete=source_names)
 @common
 @coroutine
 async def pause(call: Call, name_or_id: str) -> None:
@@ -259,7 +260,7 @@ async def pause(call: Call, name_or_id: str) -> None:
 
 
 @source.command(short_help="Forward again, after a pause or a halt.")
-@click.argument("name_or_id", metavar="SOURCE")
+@click.argument("name_or_id", metavar="SOURCE", shell_complete=source_names)
 @common
 @coroutine
 async def resume(call: Call, name_or_id: str) -> None:
@@ -285,7 +286,7 @@ async def _set_forwarding(call: Call, name_or_id: str, *, on: bool) -> None:
 
 
 @source.command(short_help="Close a source.")
-@click.argument("name_or_id", metavar="SOURCE")
+@click.argument("name_or_id", metavar="SOURCE", shell_complete=source_names)
 @click.option(
     "--discard-pending",
     is_flag=True,

@@ -1,26 +1,36 @@
-"""Dead letters: looking at them, sending them again, giving them up."""
+"""Dead letters: looking at them, sending them again, giving them up.
+
+A few are sent again by their ids, in one transaction. Many, by a filter, are a run: it queues them
+in transactions of bounded size, in the order of their events, and the operator log holds in the
+same transactions how far it has come. What is queued is closed, and what dies later is not of the
+run: to go on with it, or to run it again, adds nothing twice.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, column, false, select, table
+from sqlalchemy import ColumnElement, column, false, func, select, table
 from sqlalchemy import text as sql
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from relay.core.errors import ConfigError, UnusableEvent
 from relay.store.events import (
+    BATCH,
     Filter,
     Operator,
     conditions_on,
     discard_dead_letters,
     is_impossible,
     log,
+    told,
 )
 from relay.store.redaction_tables import IS_REDACTED
 from relay.store.replays import line_of, new_replay_id
+from relay.store.runs import DEAD_LETTERS, hold, last_details
 
 _HEAD = (
     "id",
@@ -35,6 +45,7 @@ _HEAD = (
     "replayed_at",
     "discarded_at",
 )
+_SAMPLE = "a refused request: it never was an event of yours"
 _letters = table("dead_letters", *map(column, (*_HEAD, "body_text")), schema="relay")
 
 
@@ -49,6 +60,25 @@ class Replay(msgspec.Struct, frozen=True):
     queued: tuple[int, ...]
     refused: dict[int, str]
     overtaken: tuple[int, ...]
+
+
+class Run(msgspec.Struct, frozen=True):
+    """A replay of many, as far as it has come.
+
+    Of the dead letters with ids up to ``last`` that fit ``wanted``, ``matched`` in all, those with
+    inbox ids up to ``done`` have been looked at. ``refused`` counts by the reason what cannot be
+    sent, ``overtaken`` those of ``queued`` of whose object a newer event has been delivered.
+    """
+
+    replay_id: str
+    wanted: Filter
+    matched: int
+    last: int
+    done: int = 0
+    queued: int = 0
+    overtaken: int = 0
+    refused: dict[str, int] = {}
+    finished: bool = False
 
 
 def _conditions(wanted: Filter, *, open_only: bool) -> list[ColumnElement[bool]]:
@@ -104,7 +134,7 @@ async def show_dead_letter(connection: AsyncConnection, letter_id: int) -> dict[
 
 
 # A body is read only where its key may be somewhere in it; thousands of large ones at once are not.
-_TO_REPLAY = f"""
+_LOOK = f"""
 SELECT d.id, d.inbox_id, d.received_at, d.error_code, d.source_id, i.id IS NOT NULL AS is_kept,
        i.event_type, i.object_id, octet_length(i.body) AS bytes,
        {IS_REDACTED} AS is_redacted,
@@ -119,8 +149,8 @@ FROM relay.dead_letter d
 LEFT JOIN relay.inbox i ON i.id = d.inbox_id AND i.received_at = d.received_at
 WHERE d.id = ANY (:ids) AND d.replayed_at IS NULL AND d.discarded_at IS NULL
 ORDER BY d.inbox_id, d.id
-FOR UPDATE OF d
 """  # noqa: S608 - a constant of ours
+_TO_REPLAY = f"{_LOOK}FOR UPDATE OF d"
 
 _QUEUE_AGAIN = """
 WITH given AS (
@@ -144,12 +174,34 @@ async def replay(connection: AsyncConnection, ids: Sequence[int], operator: Oper
 
     Dead letters that are closed already are passed over, so the same replay twice adds nothing.
     """
-    replay_id = new_replay_id()
+    done = await _queue(connection, ids, new_replay_id())
+    details = {"queued": told(done.queued), "refused": told(list(done.refused))}
+    await log(connection, operator, DEAD_LETTERS, done.replay_id, details)
+    return done
+
+
+async def look(connection: AsyncConnection, ids: Sequence[int]) -> Replay:
+    """What a replay of them would do now. Changes nothing, and locks nothing."""
+    rows = await connection.execute(sql(_LOOK), {"ids": list(ids)})
+    return _sort(rows, new_replay_id())[1]
+
+
+async def _queue(connection: AsyncConnection, ids: Sequence[int], replay_id: str) -> Replay:
     rows = await connection.execute(sql(_TO_REPLAY), {"ids": list(ids)})
+    again, replay = _sort(rows, replay_id)
+    if again:
+        names = ("ids", "lanes", "key_hashes", "bytes")
+        columns = dict(zip(names, map(list, zip(*again, strict=True)), strict=True))
+        await connection.execute(sql(_QUEUE_AGAIN), columns | {"replay_id": replay_id})
+    return replay
+
+
+def _sort(rows: Iterable[Any], replay_id: str) -> tuple[list[tuple[int, int, int, int]], Replay]:
+    """What to queue, as ids, lanes, hashes of keys and bytes; and what there is to say."""
     again: list[tuple[int, int, int, int]] = []
     overtaken: list[int] = []
     refused: dict[int, str] = {}
-    for row in rows.all():
+    for row in rows:
         try:
             lane, key_hash = _line_of(row)
         except UnusableEvent as error:
@@ -158,21 +210,103 @@ async def replay(connection: AsyncConnection, ids: Sequence[int], operator: Oper
         again.append((row.id, lane, key_hash, row.bytes))
         if row.overtaken:
             overtaken.append(row.id)
-    queued = [letter for letter, *_ in again]
-    if again:
-        names = ("ids", "lanes", "key_hashes", "bytes")
-        columns = dict(zip(names, map(list, zip(*again, strict=True)), strict=True))
-        await connection.execute(sql(_QUEUE_AGAIN), columns | {"replay_id": replay_id})
-    result = Replay(replay_id, tuple(queued), refused, tuple(overtaken))
-    details = {"queued": queued, "refused": list(refused)}
-    await log(connection, operator, "dead_letter.replay", replay_id, details)
-    return result
+    queued = tuple(letter for letter, *_ in again)
+    return again, Replay(replay_id, queued, refused, tuple(overtaken))
+
+
+async def prepare(connection: AsyncConnection, wanted: Filter) -> Run:
+    """A run over all open dead letters that fit now. Nothing is written down yet."""
+    c = _letters.c
+    found = await connection.execute(
+        select(
+            func.count(),
+            func.coalesce(func.max(c.id), 0),
+            func.count().filter(c.inbox_id.is_(None)),
+        ).where(*_conditions(wanted, open_only=True))
+    )
+    matched, last, samples = found.one()
+    refused = {_SAMPLE: samples} if samples else {}
+    return Run(new_replay_id(), wanted, matched=matched, last=last, refused=refused)
+
+
+async def look_at_some(connection: AsyncConnection, run: Run, *, limit: int = BATCH) -> Run:
+    """The run as ``queue_some`` would leave it. Changes nothing, and locks nothing."""
+    page = await _page(connection, run, limit)
+    return _after(run, page, await look(connection, list(page)))
+
+
+async def begin(connection: AsyncConnection, run: Run, operator: Operator) -> Run:
+    """Write down a run that was prepared, or looked through: it is found by its id from now on.
+
+    It is about what was there then, and not about what has died since.
+    """
+    samples = run.refused.get(_SAMPLE, 0)
+    run = Run(
+        run.replay_id,
+        run.wanted,
+        matched=run.matched,
+        last=run.last,
+        refused={_SAMPLE: samples} if samples else {},
+    )
+    await _write_down(connection, run, operator)
+    return run
+
+
+async def find_run(connection: AsyncConnection, replay_id: str) -> Run | None:
+    """A run as the operator log knows it."""
+    details = await last_details(connection, DEAD_LETTERS, replay_id, "wanted")
+    return None if details is None else msgspec.convert(details, Run)
+
+
+async def queue_some(
+    connection: AsyncConnection, run: Run, operator: Operator, *, limit: int = BATCH
+) -> Run:
+    """Queue the next ``limit`` dead letters; the run is finished when there are none.
+
+    It goes on from where the operator log says, whoever has brought it there.
+    """
+    await hold(connection, run.replay_id)
+    run = await find_run(connection, run.replay_id) or run
+    if run.finished:
+        return run
+    page = await _page(connection, run, limit)
+    after = _after(run, page, await _queue(connection, list(page), run.replay_id))
+    await _write_down(connection, after, operator)
+    return after
+
+
+async def _write_down(connection: AsyncConnection, run: Run, operator: Operator) -> None:
+    await log(connection, operator, DEAD_LETTERS, run.replay_id, msgspec.to_builtins(run))
+
+
+async def _page(connection: AsyncConnection, run: Run, limit: int) -> dict[int, int]:
+    """The next dead letters of a run, by their ids the inbox ids of their events, in this order."""
+    c = _letters.c
+    page = (
+        select(c.id, c.inbox_id)
+        .where(*_conditions(run.wanted, open_only=True), c.id <= run.last, c.inbox_id > run.done)
+        .order_by(c.inbox_id)
+        .limit(limit)
+    )
+    return {row.id: row.inbox_id for row in await connection.execute(page)}
+
+
+def _after(run: Run, page: dict[int, int], done: Replay) -> Run:
+    if not page:
+        return msgspec.structs.replace(run, finished=True)
+    return msgspec.structs.replace(
+        run,
+        done=max(page.values()),
+        queued=run.queued + len(done.queued),
+        overtaken=run.overtaken + len(done.overtaken),
+        refused=dict(Counter(run.refused) + Counter(done.refused.values())),
+    )
 
 
 def _line_of(row: Any) -> tuple[int, int]:
     """The lane and the hash of the key; raises UnusableEvent with the reason for a refusal."""
     if row.inbox_id is None:
-        raise UnusableEvent("refused", "a refused request: it never was an event of yours")
+        raise UnusableEvent("refused", _SAMPLE)
     if not row.is_kept:
         raise UnusableEvent("gone", "its body is gone: the retention has passed")
     if row.is_redacted:
@@ -185,9 +319,17 @@ def _line_of(row: Any) -> tuple[int, int]:
         raise UnusableEvent(error.code, f"no usable event ({error.code}): discard it") from error
 
 
-async def discard(connection: AsyncConnection, ids: Sequence[int], operator: Operator) -> int:
-    """Give open dead letters up: their events are ``skipped``; returns how many."""
+async def discard(
+    connection: AsyncConnection,
+    ids: Sequence[int],
+    operator: Operator,
+    wanted: Filter | None = None,
+) -> int:
+    """Give open dead letters up: their events are ``skipped``; returns how many.
+
+    ``wanted`` is the filter that they were chosen by, for the operator log.
+    """
     closed = await discard_dead_letters(connection, ids)
-    details = {"ids": closed}
-    await log(connection, operator, "dead_letter.discard", f"{len(closed)} dead letters", details)
+    target = f"{len(closed)} dead letters"
+    await log(connection, operator, "dead_letter.discard", target, told(closed, wanted))
     return len(closed)

@@ -19,6 +19,9 @@ from relay.store.text import is_storable, storable
 
 State = Literal["pending", "retrying", "dead", "skipped", "delivered"]
 STATES: tuple[State, ...] = ("pending", "retrying", "dead", "skipped", "delivered")
+BATCH = 1000
+"""What is changed in one transaction, where many are."""
+_IDS_IN_LOG = 100
 
 EVENT_COLUMNS = (
     "id",
@@ -215,10 +218,16 @@ async def show_events(connection: AsyncConnection, wanted: Filter) -> list[dict[
     return found
 
 
-async def retry(connection: AsyncConnection, inbox_ids: Sequence[int], operator: Operator) -> int:
+async def retry(
+    connection: AsyncConnection,
+    inbox_ids: Sequence[int],
+    operator: Operator,
+    wanted: Filter | None = None,
+) -> int:
     """Try waiting events now; frees a source that halted at one. Returns how many were waiting.
 
-    Events that are being settled at this moment are passed over.
+    Events that are being settled at this moment are passed over. ``wanted`` is the filter that
+    they were chosen by, for the operator log.
     """
     # Never waits for a row: a batch locks its rows in another order, and would deadlock with us.
     rows = await connection.execute(
@@ -230,39 +239,46 @@ async def retry(connection: AsyncConnection, inbox_ids: Sequence[int], operator:
             )
             UPDATE relay.queue q SET visible_at = NULL FROM waiting w
             WHERE q.source_id = w.source_id AND q.lane = w.lane AND q.number = w.number
-            RETURNING q.number
+            RETURNING q.number, q.inbox_id
             """
         ),
         {"ids": list(inbox_ids)},
     )
-    numbers = list(rows.scalars())
-    await _free_halted(connection, numbers)
-    await log(connection, operator, "event.retry", f"{len(numbers)} events", {"ids": inbox_ids})
-    return len(numbers)
+    waiting = rows.all()
+    await _free_halted(connection, [row.number for row in waiting])
+    done = [row.inbox_id for row in waiting]
+    await log(connection, operator, "event.retry", f"{len(done)} events", told(done, wanted))
+    return len(done)
 
 
-async def skip(connection: AsyncConnection, inbox_ids: Sequence[int], operator: Operator) -> int:
+async def skip(
+    connection: AsyncConnection,
+    inbox_ids: Sequence[int],
+    operator: Operator,
+    wanted: Filter | None = None,
+) -> int:
     """Give waiting events up: a receipt says ``discarded``. Returns how many were waiting.
 
     Waits for the batch that an event may be in, so that it is either delivered or skipped.
+    ``wanted`` is the filter that they were chosen by, for the operator log.
     """
     await _lock_lanes_of(connection, inbox_ids)
-    skipped = await discard_waiting(connection, inbox_ids)
-    await log(connection, operator, "event.skip", f"{skipped} events", {"ids": inbox_ids})
-    return skipped
+    done = await discard_waiting(connection, inbox_ids)
+    await log(connection, operator, "event.skip", f"{len(done)} events", told(done, wanted))
+    return len(done)
 
 
 async def discard_waiting(
     connection: AsyncConnection, inbox_ids: Sequence[int], why: str = "discarded"
-) -> int:
-    """Take waiting events out of the line, with a receipt that says why; returns how many.
+) -> list[int]:
+    """Take waiting events out of the line, with a receipt that says why; returns their ids.
 
     The caller has locked their lanes.
     """
     given = {"ids": list(inbox_ids), "why": why}
-    numbers = list((await connection.execute(sql(_DISCARD_QUEUED), given)).scalars())
-    await _free_halted(connection, numbers)
-    return len(numbers)
+    gone = (await connection.execute(sql(_DISCARD_QUEUED), given)).all()
+    await _free_halted(connection, [row.number for row in gone])
+    return [row.inbox_id for row in gone]
 
 
 # A receipt only where the event is still there: a partition may have been detached by hand.
@@ -278,7 +294,7 @@ WITH gone AS (
     FROM gone WHERE EXISTS (SELECT FROM relay.inbox i
                             WHERE i.id = gone.inbox_id AND i.received_at = gone.received_at)
 )
-SELECT number FROM gone
+SELECT number, inbox_id FROM gone
 """
 
 
@@ -385,6 +401,26 @@ async def discard_dead_letters(
         {"ids": list(ids), "why": why},
     )
     return list(rows.scalars())
+
+
+def told(ids: Sequence[int], wanted: Filter | None = None) -> dict[str, Any]:
+    """What the operator log says of those that something was done with.
+
+    A few by their ids. Of many how many, the first and the last: whoever has many calls in
+    batches, and each of them has left a proof of its own (a receipt, or its dead letter's times).
+    """
+    details: dict[str, Any] = {"count": len(ids)}
+    if len(ids) > _IDS_IN_LOG:
+        details |= {"first": min(ids), "last": max(ids)}
+    else:
+        details["ids"] = sorted(ids)
+    return details if wanted is None else details | {"filter": as_flags(wanted)}
+
+
+def as_flags(wanted: Filter) -> dict[str, Any]:
+    """What was asked for, without what was not."""
+    fields: dict[str, Any] = msgspec.to_builtins(wanted)
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 async def log(

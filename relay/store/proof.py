@@ -100,12 +100,10 @@ SELECT failed_at, error_code, error FROM relay.attempt WHERE inbox_id = :id ORDE
 # What was done to many events at once names them by a filter, and is not among these.
 _ACTIONS = """
 SELECT at, who, action, target, reason FROM relay.operator_log
-WHERE (action IN ('event.retry', 'event.skip')
-        AND details -> 'ids' @> to_jsonb(CAST(:id AS bigint)))
-   OR (action = 'event.replay' AND details -> 'queued' @> to_jsonb(CAST(:id AS bigint)))
-   OR (action = 'dead_letter.replay' AND EXISTS (
-        SELECT FROM unnest(CAST(:letters AS bigint[])) l WHERE details -> 'queued' @> to_jsonb(l)))
-   OR (action = 'dead_letter.discard' AND EXISTS (
-        SELECT FROM unnest(CAST(:letters AS bigint[])) l WHERE details -> 'ids' @> to_jsonb(l)))
+WHERE action IN ('event.retry', 'event.skip', 'event.replay')
+        AND coalesce(details -> 'queued', details) -> 'ids' @> to_jsonb(CAST(:id AS bigint))
+   OR action IN ('dead_letter.replay', 'dead_letter.discard') AND EXISTS (
+        SELECT FROM unnest(CAST(:letters AS bigint[])) letter
+        WHERE coalesce(details -> 'queued', details) -> 'ids' @> to_jsonb(letter))
 ORDER BY id LIMIT :most
 """

@@ -163,7 +163,7 @@ async def redact_some(
     ids = [row.id for row in rows]
     # The dead letters first: what is replayed at this moment is found in the line then.
     discarded = len(await discard_dead_letters(connection, await _open(connection, ids), REASON))
-    skipped = await discard_waiting(connection, ids, REASON)
+    skipped = len(await discard_waiting(connection, ids, REASON))
     await connection.execute(
         sql("DELETE FROM relay.queue WHERE inbox_id = ANY (:ids) AND kind = :kind"),
         {"ids": ids, "kind": QUEUE_DEAD_LETTER_COPY},

@@ -27,15 +27,22 @@ from relay.core.errors import ConfigError, UnusableEvent
 from relay.core.event import peek
 from relay.core.routing import key_of, lane_of, record_key
 from relay.store import redactions
-from relay.store.events import Filter, Operator, conditions_on_events, events_view, log
+from relay.store.events import (
+    BATCH,
+    Filter,
+    Operator,
+    conditions_on_events,
+    events_view,
+    log,
+    told,
+)
 from relay.store.frozen import OPERATOR_HOLDS_LANES
 from relay.store.redaction_tables import IS_REDACTED, redaction
+from relay.store.runs import EVENTS, hold, last_details
 from relay.store.tables import inbox, receipt
 from relay.store.text import is_storable
 
 SETTLED = ("delivered", "skipped")
-BATCH = 1000
-_ACTION = "event.replay"
 
 
 class Choice(msgspec.Struct, frozen=True):
@@ -50,7 +57,7 @@ class Run(msgspec.Struct, frozen=True):
 
     Of the events with inbox ids up to ``last`` those up to ``done`` are queued, ``queued`` of them;
     the next gets the place ``number``, and what waited before goes to ``tail``. ``redacted`` were
-    left out.
+    left out. ``matched`` fitted at the beginning.
     """
 
     replay_id: str
@@ -63,6 +70,7 @@ class Run(msgspec.Struct, frozen=True):
     queued: int
     finished: bool = False
     redacted: int = 0
+    matched: int = 0
 
 
 class Again(msgspec.Struct, frozen=True):
@@ -171,6 +179,7 @@ async def begin(
         number=first + 1,
         tail=tail,
         queued=0,
+        matched=matched,
     )
     await _write_down(connection, run, operator)
     return run
@@ -178,25 +187,26 @@ async def begin(
 
 async def find_run(connection: AsyncConnection, replay_id: str) -> Run | None:
     """A run as the operator log knows it."""
-    rows = await connection.execute(
-        sql(
-            "SELECT details FROM relay.operator_log WHERE action = :action AND target = :target"
-            " AND details ? 'choice' ORDER BY id DESC LIMIT 1"
-        ),
-        {"action": _ACTION, "target": replay_id},
-    )
-    details = rows.scalar_one_or_none()
+    details = await last_details(connection, EVENTS, replay_id, "choice")
     return None if details is None else msgspec.convert(details, Run)
 
 
 async def _write_down(connection: AsyncConnection, run: Run, operator: Operator) -> None:
-    await log(connection, operator, _ACTION, run.replay_id, msgspec.to_builtins(run))
+    await log(connection, operator, EVENTS, run.replay_id, msgspec.to_builtins(run))
 
 
 async def queue_some(
     connection: AsyncConnection, run: Run, operator: Operator, *, limit: int = BATCH
 ) -> Run:
-    """Queue what fits of the next ``limit`` events; the run is finished when there are none."""
+    """Queue what fits of the next ``limit`` events; the run is finished when there are none.
+
+    It goes on from where the operator log says, whoever has brought it there: what two go on with
+    at once is not queued twice.
+    """
+    await hold(connection, run.replay_id)
+    run = await find_run(connection, run.replay_id) or run
+    if run.finished:
+        return run
     page = (await connection.execute(_page(run, limit))).all()
     if not page:
         await _move_behind(connection, run)
@@ -347,6 +357,6 @@ async def replay(
     replay_id = new_replay_id()
     queued, redacted = await _queue(connection, sorted(events), replay_id, [None] * len(events))
     rows = await connection.execute(sql(_OVERTAKEN), {"ids": queued})
-    details = {"queued": queued, "redacted": redacted}
-    await log(connection, operator, _ACTION, replay_id, details)
+    details = {"queued": told(queued), "redacted": told(redacted)}
+    await log(connection, operator, EVENTS, replay_id, details)
     return Again(replay_id, tuple(queued), tuple(rows.scalars()), tuple(redacted))

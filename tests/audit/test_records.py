@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -13,6 +14,7 @@ from confluent_kafka import Producer
 
 from relay.audit import Records, Report, Scope, audit, records
 from relay.core.source import SourceConfig
+from relay.kafka import TopicReader
 from relay.store import deadletters, events
 from relay.store.engine import Database
 from tests.forwarder.world import World, event
@@ -141,6 +143,29 @@ async def test_a_receipt_that_names_another_place(topics: Topics) -> None:
     assert complaints(report) == {("records", await event_id(topics, 0))}
     assert "there is no record" in report.violations[0].error
     assert looked_at(report)["repeats"] == 1
+
+
+async def test_a_topic_without_many_records_is_asked_once_for_all_of_them(
+    topics: Topics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after it was deleted and made again: each answer takes up to half a second."""
+    await topics.put(topics.source, *[event("customer.updated", "cus_1") for _ in range(50)])
+    await topics.forwarder.drain()
+    await topics.damage('UPDATE relay.receipt SET "offset" = "offset" + 1000000')
+    asked: list[tuple[str, int]] = []
+    watermarks = TopicReader.watermarks
+
+    def count(self: TopicReader, topic: str, partition: int) -> tuple[int, int]:
+        asked.append((topic, partition))
+        return watermarks(self, topic, partition)
+
+    monkeypatch.setattr(TopicReader, "watermarks", count)
+    report = await topics.audit()
+    missing = [
+        v for v in report.violations if v.error == "there is no record where its receipt says"
+    ]
+    assert len(missing) > 50
+    assert max(Counter(asked).values()) == 2  # its bounds, and once more at the end
 
 
 async def test_a_receipt_that_names_the_record_of_another_event(topics: Topics) -> None:

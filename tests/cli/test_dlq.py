@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import re
+import signal
 
 import pytest
 
-from relay.store import inbox
+from relay.store import deadletters, inbox
+from relay.store import events as store_events
 from relay.store.engine import Database
-from tests.cli.conftest import Receive, Relay, event, output
+from tests.cli.conftest import COMMAND, Receive, Relay, environment, event, output
 from tests.cli.test_events import deliver
 
 
@@ -96,7 +100,7 @@ async def test_replay_queues_an_event_again(
     (inbox_id,) = await receive(acme, event("evt_1"), dead="too_large")
     (letter,) = await letters(relay)
     done = output(await relay("dlq", "replay", str(letter), "--reason", "limit raised", "--json"))
-    assert (done["matched"], done["queued"], done["overtaken"]) == (1, [letter], [])
+    assert (done["matched"], done["queued"], done["overtaken"]) == (1, 1, 0)
     assert done["replay_id"].startswith("rpl_")
     assert await queued(database) == [(inbox_id, done["replay_id"])]
     assert await letters(relay) == []
@@ -131,8 +135,9 @@ async def test_replay_warns_when_newer_events_were_delivered(
     dry = await relay("dlq", "replay", str(letter), "--dry-run")
     assert "newer events were delivered since" in dry.stderr
     done = await relay("dlq", "replay", str(letter), "--json")
-    assert output(done)["overtaken"] == [letter]
+    assert output(done)["overtaken"] == 1
     assert "newer events were delivered since" in done.stderr
+    assert f"(dead letters {letter})" in done.stderr
 
 
 async def test_what_is_no_event_cannot_be_replayed(
@@ -141,8 +146,8 @@ async def test_what_is_no_event_cannot_be_replayed(
     await refuse(database)
     (sample,) = await letters(relay)
     done = await relay("dlq", "replay", str(sample), "--json", exits=1)
-    assert output(done)["queued"] == []
-    assert "never was an event of yours" in output(done)["refused"][str(sample)]
+    assert output(done)["queued"] == 0
+    assert output(done)["refused"] == {"a refused request: it never was an event of yours": 1}
     assert f"dead letter {sample} cannot be sent" in done.stderr
     assert await letters(relay) == [sample]
     await receive(acme, event("evt_1"), dead="too_large")
@@ -172,7 +177,8 @@ async def test_many_are_not_changed_unasked(
 ) -> None:
     await receive(acme, event("evt_1"), event("evt_2"), dead="too_large")
     result = await relay("dlq", verb, "--error", "too_large", exits=2)
-    assert f"{verb} 2 dead letters? There is no terminal to ask at" in result.stderr
+    how_many = {"replay": "2 of 2", "discard": "2"}[verb]
+    assert f"{verb} {how_many} dead letters? There is no terminal to ask at" in result.stderr
     assert "name ids" in (await relay("dlq", verb, exits=2)).stderr
     await relay("dlq", verb, "1", "--error", "too_large", exits=2)
     dry = await relay("dlq", verb, "--error", "too_large", "--dry-run")
@@ -184,3 +190,94 @@ async def test_many_are_not_changed_unasked(
         assert await pg.fetchval(acted) == 0
     none = output(await relay("dlq", verb, "--error", "other", "--json"))
     assert none["matched"] == 0
+
+
+async def test_an_interrupted_replay_is_gone_on_with(
+    relay: Relay, acme: str, receive: Receive, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = await receive(acme, *(event(f"evt_{n}") for n in range(5)), dead="too_large")
+    queue_some = deadletters.queue_some
+    calls = 0
+
+    async def once(*args: object, **kwargs: object) -> deadletters.Run:
+        nonlocal calls
+        calls += 1
+        if calls > 1:
+            raise OSError("the connection was lost")
+        return await queue_some(*args, limit=2)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(deadletters, "queue_some", once)
+        broken = await relay("dlq", "replay", "--error", "too_large", "--yes", exits=1)
+    assert "interrupted: 2 dead letters are queued" in broken.stderr
+    name = re.search(r"`relay dlq replay --resume (rpl_\w+)`", broken.stderr)[1]  # type: ignore[index]
+    assert await queued(database) == [(each, name) for each in ids[:2]]
+    # What died since has not been asked about.
+    await receive(acme, event("evt_new"), dead="too_large")
+    shown = output(await relay("replays", "show", name, "--json"))
+    assert (shown["matched"], shown["queued"], shown["is_finished"]) == (5, 2, False)
+    assert "relay dlq replay --resume" in (await relay("replays", "show", name)).stdout
+    done = output(await relay("dlq", "replay", "--resume", name, "--json"))
+    assert (done["matched"], done["queued"], done["replay_id"]) == (5, 5, name)
+    assert await queued(database) == [(each, name) for each in ids]
+    again = await relay("dlq", "replay", "--resume", name, exits=1)
+    assert f"{name} is finished: it has queued 5 dead letters" in again.stderr
+    assert await queued(database) == [(each, name) for each in ids]
+    unknown = await relay("dlq", "replay", "--resume", "rpl_no", exits=1)
+    assert "there is no replay 'rpl_no' of many dead letters" in unknown.stderr
+    dry = await relay("dlq", "replay", "--resume", name, "--dry-run", exits=2)
+    assert "no --dry-run" in dry.stderr
+
+
+async def test_ctrl_c_ends_a_replay_between_two_transactions(
+    relay: Relay, acme: str, receive: Receive, database: Database, database_url: str
+) -> None:
+    """The process itself, waiting for a row that somebody holds."""
+    ids = await receive(acme, *(event(f"evt_{n}") for n in range(3)), dead="too_large")
+    async with database.driver() as pg:
+        transaction = pg.transaction()
+        await transaction.start()
+        await pg.execute("SELECT FROM relay.dead_letter FOR UPDATE")
+        started = await asyncio.create_subprocess_exec(
+            *COMMAND, "dlq", "replay", "--source", "acme", "--yes", env=environment(database_url),
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        waits = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+        async with database.driver() as other:
+            while not await other.fetchval(waits):
+                assert started.returncode is None
+                await asyncio.sleep(0.02)
+        started.send_signal(signal.SIGINT)
+        stdout, stderr = await started.communicate()
+        await transaction.rollback()
+    assert (started.returncode, stdout) == (1, b"")
+    assert b"interrupted: 0 dead letters are queued" in stderr
+    assert b"Traceback" not in stderr
+    (one,) = output(await relay("replays", "list", "--json"))
+    assert (one["matched"], one["queued"], one["is_finished"]) == (3, 0, False)
+    await relay("dlq", "replay", "--resume", one["replay_id"])
+    assert [each for each, _ in await queued(database)] == ids
+
+
+async def test_a_discard_of_many_is_written_down_in_batches(
+    relay: Relay, acme: str, receive: Receive, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await receive(acme, *(event(f"evt_{n}") for n in range(5)), dead="too_large")
+    open_ones = await letters(relay)
+    monkeypatch.setattr(store_events, "BATCH", 3)
+    monkeypatch.setattr(store_events, "_IDS_IN_LOG", 2)
+    args = ("dlq", "discard", "--error", "too_large", "--yes", "--reason", "no use", "--json")
+    assert output(await relay(*args))["discarded"] == 5
+    async with database.driver() as pg:
+        rows = await pg.fetch(
+            "SELECT target, reason, details FROM relay.operator_log"
+            " WHERE action = 'dead_letter.discard' ORDER BY id"
+        )
+    assert {row["reason"] for row in rows} == {"no use"}
+    told = [row["details"] for row in rows]
+    assert [each.pop("filter") for each in told] == [{"error": "too_large"}] * 2
+    lowest = sorted(open_ones)
+    assert told == [
+        {"count": 3, "first": lowest[0], "last": lowest[2]},
+        {"count": 2, "ids": lowest[3:]},
+    ]

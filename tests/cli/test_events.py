@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
+from relay.store import events as store_events
 from relay.store.engine import Database
 from tests.cli.conftest import Receive, Relay, environment, event, output, process
 
@@ -293,6 +295,59 @@ async def test_many_are_not_changed_unasked(
             await pg.fetchval("SELECT count(*) FROM relay.operator_log WHERE action LIKE 'event.%'")
             == 0
         )
+
+
+@pytest.mark.parametrize("verb", ["retry", "skip"])
+async def test_many_are_written_down_in_batches(
+    relay: Relay, acme: str, receive: Receive, database: Database, verb: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    ids = await receive(acme, *(event(f"evt_{n}") for n in range(5)))
+    monkeypatch.setattr(store_events, "BATCH", 3)
+    monkeypatch.setattr(store_events, "_IDS_IN_LOG", 2)
+    args = ("events", verb, "--type", "customer.*", "--since", "1h", "--yes", "--reason", "why")
+    done = output(await relay(*args, "--json"))
+    assert list(done.values()) == [5, 5]
+    async with database.driver() as pg:
+        rows = await pg.fetch(
+            "SELECT target, reason, details FROM relay.operator_log WHERE action = $1 ORDER BY id",
+            f"event.{verb}",
+        )
+    assert [(row["target"], row["reason"]) for row in rows] == [
+        ("3 events", "why"),
+        ("2 events", "why"),
+    ]
+    told = [row["details"] for row in rows]
+    for each in told:
+        assert each["filter"].pop("since")
+        assert each.pop("filter") == {"type": "customer.*"}
+    # The newest first: what waits behind is skipped before what it waits for.
+    assert told == [
+        {"count": 3, "first": ids[2], "last": ids[4]},
+        {"count": 2, "ids": ids[:2]},
+    ]
+
+
+async def test_what_was_done_of_an_interrupted_bulk_is_told(
+    relay: Relay, acme: str, receive: Receive, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = await receive(acme, *(event(f"evt_{n}") for n in range(5)))
+    skip, calls = store_events.skip, 0
+
+    async def once(*args: Any, **kwargs: Any) -> int:
+        nonlocal calls
+        calls += 1
+        if calls > 1:
+            raise OSError("the connection was lost")
+        return await skip(*args, **kwargs)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store_events, "BATCH", 3)
+        patched.setattr(store_events, "skip", once)
+        broken = await relay("events", "skip", "--source", "acme", "--yes", exits=1)
+    assert "interrupted: 3 of 5 are done; the same command again goes on" in broken.stderr
+    assert list(await waiting(database)) == ids[:2]
+    assert "2 events skipped" in (await relay("events", "skip", "--source", "acme", "--yes")).stdout
 
 
 async def test_nothing_that_fits_is_no_failure(relay: Relay, acme: str) -> None:

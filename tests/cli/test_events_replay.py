@@ -80,7 +80,7 @@ async def test_an_interrupted_one_is_gone_on_with(
     with monkeypatch.context() as patched:
         patched.setattr(replays, "queue_some", once)
         broken = await relay("events", "replay", "--source", "acme", "--yes", exits=1)
-    assert "interrupted after 2 events" in broken.stderr
+    assert "interrupted: 2 events are queued" in broken.stderr
     name = next(word for word in broken.stderr.split() if word.startswith("rpl_")).strip("`")
     done = output(await relay("events", "replay", "--resume", name, "--json"))
     assert done == {"dry_run": False, "replay_id": name, "queued": 3, "redacted": 0}

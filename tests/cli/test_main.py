@@ -159,7 +159,9 @@ async def test_serve_never_reads_what_relay_dev_left(database_url: str, tmp_path
 
 
 @pytest.mark.parametrize(
-    "words", [w for w in ALL if w[-1] not in ("demo", "dev", "new", "doctor", "sql")], ids=" ".join
+    "words",
+    [w for w in ALL if w[-1] not in ("demo", "dev", "new", "doctor", "sql", "completion")],
+    ids=" ".join,
 )
 async def test_every_command_stops_at_a_wrong_setting(words: tuple[str, ...]) -> None:
     given = {
@@ -285,6 +287,25 @@ async def test_at_a_terminal_it_asks(
     assert started.returncode == code
     pending = output(await relay("events", "list", "--state", "pending", "--json"))
     assert len(pending) == left
+
+
+async def test_ctrl_c_is_an_answer(database_url: str, relay: Relay, receive: Receive) -> None:
+    await relay("source", "create", "acme", "--insecure")
+    await receive("acme", event("evt_1"))
+    terminal, end = pty.openpty()
+    started = await asyncio.create_subprocess_exec(
+        *COMMAND, "events", "skip", "--source", "acme", env=environment(database_url), stdin=end,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    os.close(end)
+    assert started.stderr is not None
+    await started.stderr.readuntil(b"[y/N]")
+    started.send_signal(signal.SIGINT)
+    # One is enough. Nobody types anything: without the signal it would wait for ever.
+    await asyncio.wait_for(started.wait(), 60)
+    os.close(terminal)
+    assert started.returncode == 1
+    assert len(output(await relay("events", "list", "--state", "pending", "--json"))) == 1
 
 
 # --- keys, serve, demo, dev -----------------------------------------------------------------

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime, timedelta, timezone
 
+import click
 import pytest
 
-from relay.cli.output import cell, write_fields, write_json, write_table
+from relay.cli.output import cell, say, write_fields, write_json, write_table
 from relay.display import duration, moment
 
 WHEN = datetime(2026, 11, 24, 18, 0, 0, 123456, tzinfo=timezone(timedelta(hours=1)))
@@ -76,6 +77,41 @@ def test_a_table_cuts_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert first.startswith(long)
     assert first.endswith(error.strip())
     assert second.split() == ["[red]漢", "-"]
+
+
+def test_a_narrow_terminal_leaves_out_what_can_be_spared(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{"id": 1, "event_id": "evt_" + "x" * 24, "source": "a" * 20, "state": "pending"}]
+    spare = ("source", "state")
+
+    def written(columns: int) -> tuple[list[str], str]:
+        monkeypatch.setenv("COLUMNS", str(columns))
+        write_table(rows, list(rows[0]), "", spare=spare)
+        printed = capsys.readouterr()
+        return click.unstyle(printed.out).splitlines(), printed.err
+
+    monkeypatch.setenv("TTY_COMPATIBLE", "0")
+    assert written(20)[0][0].split() == ["ID", "EVENT", "ID", "SOURCE", "STATE"]
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    # 2 + 28 + 20 + 7 columns, and two between each of them.
+    whole, said = written(63)
+    assert whole[1].split() == ["1", rows[0]["event_id"], "a" * 20, "pending"]
+    assert said == ""
+    lines, said = written(62)
+    assert [line.split() for line in lines] == [
+        ["ID", "EVENT", "ID", "STATE"],
+        ["1", rows[0]["event_id"], "pending"],
+    ]
+    assert said == "(too narrow for source: --json has all)\n"
+    lines, said = written(20)
+    assert lines[1].split() == ["1", rows[0]["event_id"]], "ids are whole on any terminal"
+    assert said == "(too narrow for source, state: --json has all)\n"
+
+
+def test_a_line_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    say("\nobject cus_\nFORGED\x1b[2J")
+    assert capsys.readouterr().out == "\nobject cus_\\nFORGED\\x1b[2J\n"
 
 
 def test_an_empty_table_says_so(capsys: pytest.CaptureFixture[str]) -> None:

@@ -42,6 +42,7 @@ def test_every_command_and_option_is_there() -> None:
         for option in command.params:
             if isinstance(option, click.Option) and option.name not in ("as_json", "data_dir"):
                 assert all(flag in section[1] for flag in option.opts), (path, option.opts)
+    assert "|  |" not in page
 
 
 def test_every_metric_is_there_as_it_is_documented() -> None:

@@ -62,7 +62,8 @@ async def attack(
         world.began = time.time()
         world.tell("everything runs", events_per_second=lane.events_per_second)
         sending = asyncio.create_task(world.load.send(lane.connections))
-        snapshots = asyncio.create_task(_snapshots(world))
+        no_more = asyncio.Event()
+        snapshots = asyncio.create_task(_snapshots(world, no_more))
         housekeeping = asyncio.create_task(_housekeeping(world))
         await asyncio.sleep(lane.calm_seconds)
         if _LATE in {each.fault for each in planned}:
@@ -78,13 +79,13 @@ async def attack(
         world.tell("the last fault is over")
         head = await audited.read_head(world)
         await asyncio.sleep(lane.recovery_seconds + 10.0)
-        snapshots.cancel()
+        no_more.set()
         world.load.stop()
         world.side.stop()
         await asyncio.wait_for(sending, 120)
         await world.side.send(0)
-        with suppress(asyncio.CancelledError):
-            await snapshots
+        # Not cancelled: a command that is starting one would go on, and it would begin at the end.
+        await snapshots
         violations += await _drain(world)
         housekeeping.cancel()
         await world.relay("housekeeping")
@@ -126,15 +127,16 @@ async def _bring_about(world: World, planned: Planned, violations: list[str]) ->
     world.tell(f"{planned.fault} is over", seconds=round(time.time() - started, 1))
 
 
-async def _snapshots(world: World) -> None:
+async def _snapshots(world: World, no_more: asyncio.Event) -> None:
     """Another one now and then."""
-    while True:
+    while not no_more.is_set():
         try:
             started = await world.relay("snapshot", "start", "shop")
             world.snapshots.append(started["id"])
         except AssertionError:
             pass  # the database is away, or one is running: as a person would, try again later
-        await asyncio.sleep(_SNAPSHOT_SECONDS)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(no_more.wait(), _SNAPSHOT_SECONDS)
 
 
 async def _housekeeping(world: World) -> None:

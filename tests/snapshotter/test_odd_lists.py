@@ -231,7 +231,9 @@ async def test_a_range_that_cannot_be_stored_does_not_hold_up_the_others(
     assert told == 1
     rows = await world.progress(snapshot_id)
     assert rows["charge"]["state"] == "finished"
-    assert rows["customer"]["waits_for"] == "OverflowError: too much"
+    # How long it waits is drawn by lot; why, stands there until its next turn.
+    reasons = {row["resource"]: row["wait_reason"] for row in await world.ranges(snapshot_id)}
+    assert reasons["customer"] == "OverflowError: too much"
 
 
 async def test_the_version_of_its_start_is_asked_for_after_an_upgrade(

@@ -15,7 +15,7 @@ from relay.core.event import peek
 from relay.core.routing import lane_of, record_key
 from relay.core.source import SourceConfig
 from relay.store import deadletters, inbox, queue, sources
-from relay.store.deadletters import Replay
+from relay.store.deadletters import Replay, Run
 from relay.store.engine import Database
 from relay.store.events import Filter
 from tests.store.rows import (
@@ -346,6 +346,149 @@ async def test_replays_are_written_down(
     row = await pg.fetchrow("SELECT who, action, target, reason FROM relay.operator_log")
     assert row is not None
     assert tuple(row) == ("ann@desk", "dead_letter.replay", result.replay_id, "asked to")
+
+
+# Many
+
+
+async def prepared(database: Database, **wanted: Any) -> Run:
+    async with database.begin() as connection:
+        return await deadletters.prepare(connection, Filter(**wanted))
+
+
+async def begun(database: Database, **wanted: Any) -> Run:
+    run = await prepared(database, **wanted)
+    async with database.begin() as connection:
+        return await deadletters.begin(connection, run, OPERATOR)
+
+
+async def go_on(database: Database, run: Run, *, limit: int = 1000) -> Run:
+    async with database.begin() as connection:
+        return await deadletters.queue_some(connection, run, OPERATOR, limit=limit)
+
+
+async def run_through(database: Database, run: Run, *, limit: int = 1000) -> Run:
+    while not run.finished:
+        run = await go_on(database, run, limit=limit)
+    return run
+
+
+async def line(pg: asyncpg.Connection) -> list[tuple[int, str | None]]:
+    rows = await pg.fetch("SELECT inbox_id, replay_id FROM relay.queue ORDER BY number")
+    return [tuple(row) for row in rows]
+
+
+async def test_a_run_queues_all_in_the_order_of_their_events(
+    database: Database, pg: asyncpg.Connection, source_id: int
+) -> None:
+    ids = await store(pg, *(new_event(source_id) for _ in range(5)))
+    # They died in another order.
+    await bury(pg, ids[3], ids[0], ids[4], ids[2], ids[1])
+    run = await run_through(database, await begun(database), limit=2)
+    assert (run.matched, run.queued, run.refused, run.overtaken) == (5, 5, {}, 0)
+    assert await line(pg) == [(each, run.replay_id) for each in ids]
+    assert await found(database) == []
+
+
+async def test_a_run_is_about_what_was_there_when_it_was_prepared(
+    database: Database, pg: asyncpg.Connection, source_id: int
+) -> None:
+    other, first, second = await store(
+        pg, *(new_event(source_id, event_type=f"{t}.paid") for t in ("plan", "invoice", "invoice"))
+    )
+    await bury(pg, other, first, second)
+    run = await prepared(database, type="invoice.*")
+    assert run.matched == 2
+    assert await line(pg) == []
+    # Of an older event, so that its place in the run is still to come.
+    (late,) = await store(pg, new_event(source_id, event_type="invoice.late"))
+    async with database.begin() as connection:
+        run = await deadletters.begin(connection, run, OPERATOR)
+    await bury(pg, late)
+    run = await run_through(database, run, limit=1)
+    assert run.queued == 2
+    assert [each for each, _ in await line(pg)] == [first, second]
+
+
+async def test_what_dies_again_during_the_run_is_not_sent_by_it_again(
+    database: Database, pg: asyncpg.Connection, source_id: int
+) -> None:
+    await dead(pg, *(new_event(source_id) for _ in range(3)))
+    run = await go_on(database, await begun(database), limit=2)
+    first = (await line(pg))[0][0]
+    await bury(pg, first)
+    run = await run_through(database, run)
+    assert run.queued == 3
+    assert first not in [each for each, _ in await line(pg)]
+    assert len(await found(database)) == 1
+
+
+async def test_an_interrupted_run_goes_on_where_the_log_says(
+    database: Database, pg: asyncpg.Connection, source_id: int
+) -> None:
+    """Whatever the caller believes: somebody else may have gone on with it."""
+    await dead(pg, *(new_event(source_id) for _ in range(4)))
+    begin = await begun(database)
+    halfway = await go_on(database, begin, limit=2)
+    async with database.begin() as connection:
+        assert await deadletters.find_run(connection, begin.replay_id) == halfway
+        assert await deadletters.find_run(connection, "rpl_other") is None
+    assert (await go_on(database, begin, limit=1)).queued == 3
+    done = await run_through(database, begin)
+    assert (done.queued, done.finished) == (4, True)
+    for stale in (begin, halfway, done):
+        assert await go_on(database, stale) == done
+    assert len(await line(pg)) == 4
+
+
+async def test_two_that_go_on_with_a_run_at_once_queue_an_event_once(
+    database: Database, pg: asyncpg.Connection, source_id: int
+) -> None:
+    await dead(pg, *(new_event(source_id) for _ in range(20)))
+    run = await begun(database)
+    one, two = await asyncio.gather(*(run_through(database, run, limit=3) for _ in range(2)))
+    assert one == two
+    assert one.queued == 20
+    assert len(await line(pg)) == 20
+
+
+async def test_the_same_filter_twice_adds_nothing(
+    database: Database, pg: asyncpg.Connection, source_id: int
+) -> None:
+    await dead(pg, new_event(source_id), new_event(source_id))
+    await run_through(database, await begun(database))
+    again = await run_through(database, await begun(database))
+    assert (again.matched, again.queued) == (0, 0)
+    assert len(await line(pg)) == 2
+
+
+async def test_a_run_counts_what_it_cannot_send_and_what_was_overtaken(
+    database: Database, pg: asyncpg.Connection, source_id: int
+) -> None:
+    await inbox.keep_refused(pg, source_id, "signature_wrong", "", b"x")
+    unusable = {"event_type": None, "object_id": None, "dead_code": "thin_payload"}
+    await store(pg, *(new_event(source_id, **unusable) for _ in range(2)))
+    await dead(pg, new_event(source_id))
+    (newer,) = await store(pg, new_event(source_id))
+    await deliver(pg, newer)
+    seen = await prepared(database)
+    while not seen.finished:
+        async with database.begin() as connection:
+            seen = await deadletters.look_at_some(connection, seen, limit=1)
+    assert await line(pg) == []
+    assert await pg.fetchval("SELECT count(*) FROM relay.operator_log") == 0
+    assert (seen.matched, seen.queued, seen.overtaken) == (4, 1, 1)
+    assert seen.refused == {
+        "a refused request: it never was an event of yours": 1,
+        "no usable event (thin_payload): discard it": 2,
+    }
+    # What was looked through is begun anew, and ends as it was said to.
+    async with database.begin() as connection:
+        run = await deadletters.begin(connection, seen, OPERATOR)
+    assert (run.queued, run.done, run.finished) == (0, 0, False)
+    done = await run_through(database, run, limit=1)
+    assert done == seen
+    assert len(await found(database)) == 3
 
 
 # Giving up

@@ -390,7 +390,8 @@ async def test_the_operator_log_tells_who_did_what_and_why(
     ]
     details = [row["details"] for row in rows]
     parsed = [json.loads(each) if isinstance(each, str) else each for each in details]
-    assert parsed == [{"ids": [stored]}, {"ids": [stored]}, None]
+    one = {"count": 1, "ids": [stored]}
+    assert parsed == [one, one, None]
 
 
 async def test_what_is_rolled_back_was_not_done(

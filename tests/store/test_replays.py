@@ -250,6 +250,23 @@ async def test_two_runs_at_once_queue_an_event_once(
     assert sorted(await line(pg)) == ids
 
 
+async def test_a_run_goes_on_where_the_log_says_whoever_brought_it_there(
+    database: Database, pg: asyncpg.Connection, source_id: int
+) -> None:
+    """What one has queued may have been delivered before the other comes to it."""
+    ids = await delivered(pg, source_id, *"abcd")
+    begun, _ = await begin(database, chosen())
+    halfway = await go_on(database, begun, limit=2)
+    for each in ids[:2]:
+        await deliver(pg, each)
+    stale = await go_on(database, begun, limit=1)
+    assert stale.queued == halfway.queued + 1
+    done = await go_on(database, await go_on(database, begun))
+    assert (done.queued, done.matched, done.finished) == (4, 4, True)
+    assert await go_on(database, begun) == done
+    assert await line(pg) == ids[2:]
+
+
 # A few
 
 
