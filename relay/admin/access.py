@@ -7,6 +7,7 @@ one began, and a changed token ends all of its sessions.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import re
@@ -115,6 +116,7 @@ class Throttle:
 
     MOST = 10
     SECONDS = 60.0
+    _PAUSE_SECONDS = 0.3
     _ADDRESSES = 1000
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -124,6 +126,11 @@ class Throttle:
     def is_closed(self, address: str) -> bool:
         """Whether its next try is refused unseen."""
         return len(self._recent(address)) >= self.MOST
+
+    async def fail(self, address: str) -> None:
+        """It was wrong: note it, and let it wait for a moment."""
+        self.note(address)
+        await asyncio.sleep(self._PAUSE_SECONDS)
 
     def note(self, address: str) -> None:
         """It was wrong."""

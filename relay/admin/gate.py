@@ -39,7 +39,6 @@ MOST_BYTES: Final = 64 * 1024
 """Of what a form or a call of the API brings."""
 _DEEPEST: Final = 20
 _PATIENCE_SECONDS: Final = 10.0
-_FAILURE_SECONDS: Final = 0.3
 
 CONTENT_POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self';"
@@ -94,7 +93,8 @@ class Gate:
             raise Refusal(401, "Log in, or send `Authorization: Bearer <token>`.")
         if request.method in _SAFE:
             return receive
-        if access is not None and not access.may_change and request.path != "/logout":
+        is_own = is_free or request.path == "/logout"
+        if access is not None and not access.may_change and not is_own:
             raise Refusal(
                 403, "A viewer may not change anything: log in with the operator's token."
             )
@@ -124,8 +124,7 @@ class Gate:
             raise too_often()
         role = self._tokens.role_of(token)
         if role is None:
-            self._throttle.note(request.address)
-            await asyncio.sleep(_FAILURE_SECONDS)
+            await self._throttle.fail(request.address)
             raise Refusal(401, "The token is not one of this relay.")
         return Access(role=role)
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any
 from urllib.parse import parse_qs
 
 from litestar import Request, Response, get, post
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath
 
-from relay.admin import actions, api, assets, bodies, chart, query, templates
+from relay.admin import actions, api, assets, bodies, chart, query, schema, templates
 from relay.admin.access import Access, Throttle, Tokens
 from relay.admin.answers import Refusal, access_of
 from relay.admin.desk import Desk
@@ -21,7 +20,6 @@ from relay.admin.templates import link
 from relay.store import deadletters, events, listing, operatorlog, proof, sources, throughput
 from relay.store.text import is_storable
 
-_WRONG_SECONDS: Final = 0.3
 _Asking = Request[Any, Any, Any]
 
 
@@ -57,7 +55,8 @@ def free_routes(tokens: Tokens, throttle: Throttle) -> list[HTTPRouteHandler]:
 
     @get("/login", include_in_schema=False)
     async def ask(request: _Asking) -> Response[Any]:
-        if access_of(request.scope) is not None:
+        who = access_of(request.scope)
+        if who is not None and who.may_change:
             return _to("/")
         return _page(request, "login.html", next=request.query_params.get("next", "/"), wrong=None)
 
@@ -70,8 +69,7 @@ def free_routes(tokens: Tokens, throttle: Throttle) -> list[HTTPRouteHandler]:
             return _page(request, "login.html", status=429, next=there, wrong=refusal.message)
         role = tokens.role_of(form.get("token", "").strip())
         if role is None:
-            throttle.note(asked.address)
-            await asyncio.sleep(_WRONG_SECONDS)
+            await throttle.fail(asked.address)
             wrong = "That is not a token of this relay."
             return _page(request, "login.html", status=401, next=there, wrong=wrong)
         answer = _to(there)
@@ -114,7 +112,7 @@ def routes(desk: Desk, watch: Watch) -> list[HTTPRouteHandler]:
             names = sorted(await sources.names(connection))
             wanted = await query.resolve(connection, asked)
             rows = await listing.page(connection, wanted, limit=query.PAGE_ROWS, before_id=after)
-        found = api.of_events(rows)
+        found = schema.of_events(rows)
         onward = None if found.next is None else link("/events", **asked.given, before=found.next)
         return _page(
             request,
@@ -131,7 +129,7 @@ def routes(desk: Desk, watch: Watch) -> list[HTTPRouteHandler]:
     async def show_event(request: _Asking, inbox_id: FromPath[str]) -> Response[str]:
         found = await api.proof_of(desk, inbox_id)
         who = api.access(request)
-        shown = api.proof_for(desk, who, found)
+        shown = schema.proof_for(desk, who, found)
         return _page(
             request,
             "event.html",
@@ -146,7 +144,7 @@ def routes(desk: Desk, watch: Watch) -> list[HTTPRouteHandler]:
     @get("/events/{inbox_id:str}/body", include_in_schema=False)
     async def body(request: _Asking, inbox_id: FromPath[str]) -> Response[bytes]:
         number = query.inbox_id(inbox_id)
-        if not api.sees_bodies(desk, api.access(request)):
+        if not schema.sees_bodies(desk, api.access(request)):
             raise Refusal(403, "Bodies are not shown to you.")
         async with desk.inbox() as connection:
             found = await proof.body_of(connection, number)
@@ -185,7 +183,7 @@ def routes(desk: Desk, watch: Watch) -> list[HTTPRouteHandler]:
             rows = await deadletters.list_dead_letters(
                 connection, wanted, limit=query.PAGE_ROWS, before_id=after
             )
-        found = api.letters_of(rows, query.PAGE_ROWS)
+        found = schema.letters_of(rows, query.PAGE_ROWS)
         onward = (
             None if found.next is None else link("/dead-letters", **asked.given, before=found.next)
         )
@@ -205,7 +203,7 @@ def routes(desk: Desk, watch: Watch) -> list[HTTPRouteHandler]:
         after = query.place(request.query_params.get("before"))
         async with desk.inbox() as connection:
             rows = await operatorlog.page(connection, limit=query.PAGE_ROWS, before_id=after)
-        found = api.entries_of(rows, query.PAGE_ROWS)
+        found = schema.entries_of(rows, query.PAGE_ROWS)
         return _page(
             request,
             "operator_log.html",

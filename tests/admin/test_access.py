@@ -198,6 +198,13 @@ async def test_a_logout_ends_it(dashboard: Served) -> None:
     assert (await browser.get("/")).status_code == 303
 
 
+async def test_a_viewer_may_log_in_as_operator(dashboard: Served) -> None:
+    browser = await dashboard.browser(VIEWER)
+    assert (await browser.get("/login")).status_code == 200
+    assert (await browser.post("/login", data={"token": OPERATOR})).status_code == 303
+    assert ">operator<" in (await browser.get("/")).text
+
+
 async def test_a_bearer_token_opens_the_api(dashboard: Served) -> None:
     for token in (OPERATOR, VIEWER):
         for path in (*LISTS, "/schema"):

@@ -11,8 +11,8 @@ import httpx
 import msgspec
 import pytest
 
-from relay.admin.api import Entries, EventProof, Events, Timeline
 from relay.admin.overview import Overview
+from relay.admin.schema import Entries, EventProof, Events, Timeline
 from tests.admin.world import OPERATOR, Served
 from tests.store.rows import bury, deliver, new_event, store
 
