@@ -18,7 +18,7 @@ from typing import Literal, cast, get_args
 import structlog
 
 from relay import snapshotter
-from relay.admin import AdminServer
+from relay.admin import SAMPLE_SECONDS, AdminServer, Dashboard
 from relay.core.errors import ConfigError
 from relay.forwarder import Forwarder, Recovery, Shared
 from relay.health import Health
@@ -174,6 +174,7 @@ class App:
         self._snapshots: snapshotter.Shared | None = None
         self.receiver: Receiver | None = None
         self._metrics: Metrics | None = None
+        self._dashboard: Dashboard | None = None
         self.admin: AdminServer | None = None
 
     async def start(self) -> None:
@@ -196,7 +197,10 @@ class App:
             snapshots=self._snapshots,
             retention_days=settings.retention_days,
         )
-        self.admin = AdminServer([*self.health.routes(), *self._metrics.routes()])
+        if "admin" in self._roles:
+            self._dashboard = self._start_dashboard()
+        handlers = [*self.health.routes(), *self._metrics.routes()]
+        self.admin = AdminServer(handlers, self._dashboard)
         with _listening("RELAY_ADMIN_BIND", settings.admin_bind):
             await self.admin.start(settings.admin_bind.host, settings.admin_bind.port)
         _log.info("app.started", roles=sorted(self._roles))
@@ -260,6 +264,16 @@ class App:
         self._spawn("snapshot-upkeep", snapshotter.Upkeep(shared).run_once, 5.0)
         self._snapshots = shared
 
+    def _start_dashboard(self) -> Dashboard:
+        dashboard = Dashboard(
+            self.database,
+            self._settings,
+            kafka=self._kafka,
+            answers=None if self.receiver is None else self.receiver.counters.answers,
+        )
+        self._spawn("dashboard", dashboard.watch.run_once, SAMPLE_SECONDS)
+        return dashboard
+
     def _spawn(
         self,
         name: str,
@@ -291,6 +305,8 @@ class App:
                 await self._snapshots.close()
             if self.admin is not None:
                 await self.admin.stop()
+            if self._dashboard is not None:
+                await self._dashboard.watch.close()
             if self._metrics is not None:
                 await self._metrics.close()
         _log.info("app.stopped")

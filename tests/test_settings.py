@@ -65,6 +65,7 @@ def test_the_defaults_are_those_of_the_documentation() -> None:
         ("BIND", "[::1]:0", "bind", Address("::1", 0)),
         ("BIND", "0.0.0.0:80", "bind", Address("0.0.0.0", 80)),
         ("ADMIN_BIND", "localhost:9", "admin_bind", Address("localhost", 9)),
+        ("ADMIN_HIDE_BODIES", "true", "admin_hide_bodies", True),
         ("STRIPE_SOURCE_ADDRESSES", "off", "stripe_source_addresses", ()),
         (
             "STRIPE_SOURCE_ADDRESSES",
@@ -229,6 +230,7 @@ def test_every_secret_can_come_from_a_file(tmp_path: Path) -> None:
         "RELAY_DATABASE_URL": "postgresql://u:p@h/d",
         "RELAY_ENCRYPTION_KEYS": KEY,
         "RELAY_ADMIN_TOKEN": "token",
+        "RELAY_ADMIN_VIEWER_TOKEN": "another",
         "RELAY_KAFKA_SASL_PASSWORD": "p w",
     }
     environ = {}
@@ -414,6 +416,11 @@ def test_librdkafka_s_refusal_names_the_variable(
     [
         ({"RELAY_ADMIN_BIND": "0.0.0.0:8081"}, "RELAY_ADMIN_TOKEN"),
         ({"RELAY_ADMIN_BIND": "relay.internal:8081"}, "RELAY_ADMIN_TOKEN"),
+        ({"RELAY_ADMIN_VIEWER_TOKEN": "v"}, "RELAY_ADMIN_VIEWER_TOKEN"),
+        (
+            {"RELAY_ADMIN_TOKEN": "t", "RELAY_ADMIN_VIEWER_TOKEN": "t"},
+            "RELAY_ADMIN_VIEWER_TOKEN",
+        ),
         ({"RELAY_BYTES_IN_FLIGHT": "52428799"}, "RELAY_BYTES_IN_FLIGHT"),
         ({"RELAY_DELIVERY_TIMEOUT_SECONDS": "21"}, "RELAY_BATCH_TIMEOUT_SECONDS"),
         ({"RELAY_BATCH_TIMEOUT_SECONDS": "30"}, "RELAY_FROZEN_AFTER_SECONDS"),
@@ -440,6 +447,7 @@ def test_settings_that_contradict_each_other_are_refused(
     "environ",
     [
         {"RELAY_ADMIN_BIND": "0.0.0.0:8081", "RELAY_ADMIN_TOKEN": "t"},
+        {"RELAY_ADMIN_TOKEN": "t", "RELAY_ADMIN_VIEWER_TOKEN": "v"},
         {"RELAY_ADMIN_BIND": "127.9.9.9:8081"},
         {"RELAY_ADMIN_BIND": "[::1]:8081"},
         {"RELAY_BYTES_IN_FLIGHT": "52428800"},
@@ -472,6 +480,7 @@ def test_the_effective_configuration_hides_every_secret() -> None:
         "RELAY_DATABASE_URL": "postgresql://u:hunter2@h1,h2/d?sslpassword=hunter2&sslmode=require",
         "RELAY_ENCRYPTION_KEYS": KEY,
         "RELAY_ADMIN_TOKEN": "hunter2",
+        "RELAY_ADMIN_VIEWER_TOKEN": "hunter2 of viewers",
         "RELAY_KAFKA_SASL_PASSWORD": "hunter2",
         "RELAY_KAFKA_SASL_USERNAME": "hunter2",
         "RELAY_KAFKA_SSL_KEY_PEM": "hunter2",
@@ -502,10 +511,12 @@ def test_all_secrets_are_known_to_the_logs() -> None:
             "RELAY_DATABASE_URL": "postgresql://u:pass-word@h/d",
             "RELAY_ENCRYPTION_KEYS": KEY,
             "RELAY_ADMIN_TOKEN": "the-token",
+            "RELAY_ADMIN_VIEWER_TOKEN": "the-viewers",
             "RELAY_KAFKA_SASL_PASSWORD": "the-password",
         }
     )
-    assert {"pass-word", KEY, "the-token", "the-password"} <= set(settings.secrets())
+    secrets = {"pass-word", KEY, "the-token", "the-viewers", "the-password"}
+    assert secrets <= set(settings.secrets())
 
 
 @pytest.mark.parametrize(

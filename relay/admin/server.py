@@ -10,18 +10,26 @@ import structlog
 import uvicorn
 from litestar import Litestar
 from litestar.handlers import HTTPRouteHandler
+from litestar.types import ASGIApp
 
+from relay.admin.dashboard import Dashboard
 from relay.http_server import EmbeddedServer, listen
 
 _log = structlog.get_logger("relay.admin")
 
 
 class AdminServer:
-    """Serves what looks after this process: its health and its metrics."""
+    """Serves what looks after this process: its health and its metrics, and the dashboard."""
 
-    def __init__(self, handlers: Sequence[HTTPRouteHandler]) -> None:
+    def __init__(
+        self, handlers: Sequence[HTTPRouteHandler], dashboard: Dashboard | None = None
+    ) -> None:
         # Without logging_config=None Litestar takes over the logging of the whole process.
-        self._app = Litestar(route_handlers=handlers, openapi_config=None, logging_config=None)
+        self._app: ASGIApp = (
+            Litestar(route_handlers=handlers, openapi_config=None, logging_config=None)
+            if dashboard is None
+            else dashboard.app(handlers)
+        )
         self._server: EmbeddedServer | None = None
         self._serving: asyncio.Task[None] | None = None
         self._socket: socket.socket | None = None

@@ -12,7 +12,8 @@ from relay.cli.call import Call, common, coroutine
 from relay.cli.completion import source_names
 from relay.cli.durations import span_or_moment
 from relay.cli.failures import Failure
-from relay.cli.output import cell, moment, say, write_json, write_table
+from relay.cli.output import cell, say, write_json, write_table
+from relay.display import moment
 
 if TYPE_CHECKING:
     from relay.audit import Head, Records, Report, Violation

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import click
 
-from relay.display import printable
+from relay.display import moment, printable
 
 # Columns that a narrow terminal may fold, down to the least width.
 _LONG_TEXTS = frozenset({"error", "last_error", "records"})
@@ -35,23 +35,6 @@ def _as_json(value: object) -> object:
     if isinstance(value, datetime):
         return moment(value)
     return msgspec.to_builtins(value)
-
-
-def moment(value: datetime) -> str:
-    """RFC 3339 in UTC, to the millisecond."""
-    return value.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def duration(seconds: float) -> str:
-    """A span of time as people say it: ``45s``, ``12m``, ``3h 5m``, ``2d 4h``."""
-    whole = int(seconds)
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m"
-    if whole < 86400:
-        return f"{whole // 3600}h {whole % 3600 // 60}m"
-    return f"{whole // 86400}d {whole % 86400 // 3600}h"
 
 
 def cell(value: object) -> str:

@@ -12,9 +12,10 @@ from relay.cli.call import Call, common, coroutine
 from relay.cli.completion import source_names
 from relay.cli.durations import moment_of_flag
 from relay.cli.failures import Failure
-from relay.cli.output import duration, say, warn, write_fields, write_json, write_table
+from relay.cli.output import say, warn, write_fields, write_json, write_table
 from relay.cli.snapshot_plan import Asked, plan, try_key
 from relay.cli.snapshot_watch import watch
+from relay.display import duration
 
 if TYPE_CHECKING:
     from relay.store.engine import Database

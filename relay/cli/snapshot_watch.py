@@ -6,8 +6,8 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Any
 
-from relay.cli.output import duration, say
-from relay.display import printable
+from relay.cli.output import say
+from relay.display import duration, printable
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -12,7 +12,7 @@ from relay.cli.call import Call, common, coroutine
 from relay.cli.completion import source_names
 from relay.cli.durations import span
 from relay.cli.failures import Failure
-from relay.cli.output import duration, say, write_fields, write_json, write_table
+from relay.cli.output import say, write_fields, write_json, write_table
 from relay.cli.source_settings import Given, setting_options
 from relay.cli.source_view import (
     state,
@@ -23,6 +23,7 @@ from relay.cli.source_view import (
     write_key,
 )
 from relay.core.errors import ConfigError
+from relay.display import duration
 
 if TYPE_CHECKING:
     from relay.core.source import SourceConfig

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from relay.cli.call import Call, common, coroutine
-from relay.cli.output import duration, say, warn, write_json, write_table
+from relay.cli.output import say, warn, write_json, write_table
+from relay.display import duration
 
 if TYPE_CHECKING:
     from relay.settings import Settings

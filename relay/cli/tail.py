@@ -11,8 +11,8 @@ import click
 
 from relay.cli.call import Call, common, coroutine
 from relay.cli.failures import Failure
-from relay.cli.output import moment, say, write_json
-from relay.display import printable
+from relay.cli.output import say, write_json
+from relay.display import moment, printable
 
 if TYPE_CHECKING:
     from relay.kafka import KafkaRecord, TopicReader

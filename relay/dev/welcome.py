@@ -57,7 +57,7 @@ class Welcome(msgspec.Struct, frozen=True):
                 f"PostgreSQL      {_database(self.settings, self.directory, self.embedded)}",
                 f"Kafka           {_kafka(self.settings, self.embedded)}",
                 f"Stripe API      {_stripe_api(self.settings, self.source, self.directory)}",
-                f"Health          {self.admin_url}/readyz",
+                f"Dashboard       {self.admin_url}",
             ],
             [
                 f"Webhook URL     {url}",

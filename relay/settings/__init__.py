@@ -41,6 +41,8 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("RELAY_BIND", "bind", parsers.address),
     Variable("RELAY_ADMIN_BIND", "admin_bind", parsers.address),
     Variable("RELAY_ADMIN_TOKEN", "admin_token", str, secret=True),
+    Variable("RELAY_ADMIN_VIEWER_TOKEN", "admin_viewer_token", str, secret=True),
+    Variable("RELAY_ADMIN_HIDE_BODIES", "admin_hide_bodies", parsers.boolean),
     Variable("RELAY_STRIPE_SOURCE_ADDRESSES", "stripe_source_addresses", parsers.networks),
     Variable("RELAY_STRIPE_SOURCE_ADDRESSES_FILE", "stripe_source_addresses_file", Path),
     Variable("RELAY_TRUSTED_PROXIES", "trusted_proxies", parsers.networks),
@@ -212,6 +214,12 @@ def _cross_check(settings: Settings) -> None:
         "RELAY_ADMIN_TOKEN is required when RELAY_ADMIN_BIND can be reached from other machines:"
         " set it, or bind to 127.0.0.1": settings.admin_bind.is_loopback
         or settings.admin_token is not None,
+        "RELAY_ADMIN_VIEWER_TOKEN needs RELAY_ADMIN_TOKEN beside it: without that everybody is an"
+        " operator": settings.admin_viewer_token is None or settings.admin_token is not None,
+        "RELAY_ADMIN_VIEWER_TOKEN must differ from RELAY_ADMIN_TOKEN: viewers would be operators": (
+            settings.admin_viewer_token is None
+            or settings.admin_viewer_token != settings.admin_token
+        ),
         "RELAY_BYTES_IN_FLIGHT must not be below RELAY_MAX_BODY_BYTES: the largest body would"
         " never be accepted": settings.max_body_bytes <= settings.bytes_in_flight,
         "RELAY_BATCH_TIMEOUT_SECONDS must not be below RELAY_DELIVERY_TIMEOUT_SECONDS: batches"

@@ -56,9 +56,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     bind: Address = Address("127.0.0.1", 8080)
     """Where the receiver listens."""
     admin_bind: Address = Address("127.0.0.1", 8081)
-    """Where health, metrics and, with the role admin, the API listen."""
+    """Where health, metrics and, with the role admin, the dashboard and the API listen."""
     admin_token: str | None = None
-    """Required when others than this machine can reach the admin port."""
+    """The operator's, for the dashboard and the API; required when others than this machine can
+    reach the admin port. Without one, whoever reaches it is an operator."""
+    admin_viewer_token: str | None = None
+    """For those who may look at the dashboard and the API, and change nothing."""
+    admin_hide_bodies: bool = False
+    """Show the dashboard's and the API's bodies to nobody; otherwise operators see them."""
     stripe_source_addresses: tuple[Network, ...] = ()
     """Where webhooks may come from; empty lets everybody try."""
     stripe_source_addresses_file: Path | None = None
@@ -162,7 +167,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     def secrets(self) -> tuple[str, ...]:
         """Every secret value, so that the logs can hide it wherever it turns up."""
-        found = [value for value in (self.database_url, self.admin_token) if value]
+        tokens = (self.admin_token, self.admin_viewer_token)
+        found = [value for value in (self.database_url, *tokens) if value]
         if self.database_url:
             found += postgres.secrets_of(self.database_url)
         found += self.encryption_keys

@@ -132,7 +132,7 @@ async def provoke_clients_errors(process: Serving, webhook: Webhook, canaries: C
     for sent in (line, line + length + b"\r\n" + good[:50]):
         await raw(process.port, sent, then_leave=True)
     token = f"/api/x?token={ADMIN_TOKEN}&{webhook.path}"
-    assert canaries.hear(await get(process.admin_port, token)) == 404
+    assert canaries.hear(await get(process.admin_port, token)) == 401
     canaries.hear(await raw(process.admin_port, f"nonsense {token}\r\n\r\n".encode()))
     for body in hostile_bodies():
         assert canaries.hear(await post(process.port, webhook, body)) == 200

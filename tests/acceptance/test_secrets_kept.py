@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.parse import quote, urlsplit
 
 import asyncpg
+import httpx
 import pytest
 from confluent_kafka import Message
 
@@ -34,6 +35,8 @@ from tests.support.processes import eventually
 from tests.support.topics import TopicReader
 
 pytestmark = pytest.mark.slow
+
+VIEWER_TOKEN = "canary-token-of-a-viewer"
 
 # Where bodies are kept, and nowhere else.
 BODIES = {("inbox", "body"), ("dead_letter", "refused_body")}
@@ -131,6 +134,30 @@ async def run_commands(settings: dict[str, str], event_id: str) -> list[str]:
     return said
 
 
+async def look_at_dashboard(port: int, event_id: str) -> list[str]:
+    """Everything that the admin port shows to a viewer; an operator acts meanwhile."""
+    said = []
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+        for token in (ADMIN_TOKEN + "x", VIEWER_TOKEN):
+            answer = await client.post("/login", data={"token": token})
+            said += [answer.text, str(answer.headers)]
+        operator = {"authorization": f"Bearer {ADMIN_TOKEN}"}
+        found = await client.get(f"/api/events?event_id={event_id}", headers=operator)
+        inbox_id = found.json()["events"][0]["id"]
+        acted = await client.post(
+            f"/api/events/{inbox_id}/replay", json={"reason": "to look at it"}, headers=operator
+        )
+        assert acted.status_code == 200, acted.text
+        for path in (
+            *("/", "/events", f"/events/{inbox_id}", "/dead-letters", "/operator-log", "/schema"),
+            *("/api/overview", "/api/events", f"/api/events/{inbox_id}", "/api/operator-log"),
+        ):
+            answer = await client.get(path)
+            assert answer.status_code == 200, path
+            said += [answer.text, str(answer.headers)]
+    return said
+
+
 def command_line(pid: int) -> str:
     """What `ps` shows of it."""
     return Path(f"/proc/{pid}/cmdline").read_text()
@@ -162,12 +189,14 @@ async def test_no_secret_is_kept(
         RELAY_KAFKA_BOOTSTRAP_SERVERS=kafka,
         RELAY_ENCRYPTION_KEYS=key,
         RELAY_ADMIN_TOKEN=ADMIN_TOKEN,
+        RELAY_ADMIN_VIEWER_TOKEN=VIEWER_TOKEN,
         RELAY_LOG_LEVEL="debug",
     )
     flags = ["--signing-secret", SIGNING_SECRET, "--stripe-api-key", STRIPE_KEY]
     flags += ["--topic-prefix", topic_prefix, "--unselected", "FAIL"]
     source = await create_source("acme", *flags, environment=settings)
     secrets = Canaries().secrets | {"encryption key": key, "API key": source["api_key"]}
+    secrets["viewer token"] = VIEWER_TOKEN
     body = {"text of a body": secrets.pop("text of a body")}
     webhook = Webhook(f"/webhooks/{source['id']}?api_key={source['api_key']}", SIGNING_SECRET)
     forged = Webhook(webhook.path, "whsec_of_somebody_else")
@@ -185,6 +214,9 @@ async def test_no_secret_is_kept(
         await eventually(lambda: _equals(pg, sample, 1))
         event_id = await pg.fetchval("SELECT min(event_id) FROM relay.events")
         said += await run_commands(settings, event_id)
+        await eventually(lambda: _equals(pg, unsent, 0))
+        sent = "SELECT min(event_id) FROM relay.events WHERE state = 'delivered'"
+        said += await look_at_dashboard(process.admin_port, await pg.fetchval(sent))
         await eventually(lambda: _equals(pg, unsent, 0))
         for path in ("/metrics", "/readyz", "/livez"):
             said.append((await get(process.admin_port, path)).body.decode())

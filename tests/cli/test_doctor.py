@@ -43,6 +43,7 @@ async def test_the_form_for_machines(relay: Relay) -> None:
 async def test_secrets_stay_hidden(relay: Relay, database_url: str) -> None:
     secrets = {
         "RELAY_ADMIN_TOKEN": "token-of-a-test",
+        "RELAY_ADMIN_VIEWER_TOKEN": "viewer-of-a-test",
         "RELAY_KAFKA_SASL_PASSWORD": "word-of-a-test",
     }
     for flags in ((), ("--json",)):

@@ -7,7 +7,8 @@ from datetime import UTC, datetime, timedelta
 import click
 import pytest
 
-from relay.cli.durations import parse_moment, parse_span, span, span_or_moment
+from relay.cli.durations import span, span_or_moment
+from relay.core.moments import parse_moment, parse_span
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ from datetime import UTC, datetime, timedelta, timezone
 import click
 import pytest
 
-from relay.cli.output import cell, duration, moment, say, write_fields, write_json, write_table
+from relay.cli.output import cell, say, write_fields, write_json, write_table
+from relay.display import duration, moment
 
 WHEN = datetime(2026, 11, 24, 18, 0, 0, 123456, tzinfo=timezone(timedelta(hours=1)))
 
