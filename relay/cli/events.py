@@ -130,7 +130,7 @@ def _write_event(event: dict[str, Any]) -> None:
         write_table(event["failures"], ("failed_at", "error_code", "error"), "")
     say("\nbody")
     if event["redaction"]:
-        say(event["redaction"])
+        say(str(event["redaction"]))
         say()
         return
     text = _text(event["body"])
