@@ -10,7 +10,17 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-from sqlalchemy import Select, false, literal_column, select, text
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    Select,
+    any_,
+    cast,
+    false,
+    literal_column,
+    select,
+    text,
+)
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from relay.store import events
@@ -42,7 +52,7 @@ async def page(
     ids = list(found.scalars())
     if not ids:
         return Page([], None)
-    statement = select(events_view).where(events_view.c.id.in_(ids))
+    statement = select(events_view).where(events_view.c.id == any_(cast(ids, ARRAY(BigInteger))))
     if goes_on:
         statement = statement.where(events_view.c.state == literal_column("'delivered'"))
     rows = [

@@ -13,7 +13,7 @@ from sqlalchemy import event
 
 from relay.core.source import SourceConfig
 from relay.core.transform import StoredEvent
-from relay.store import deadletters, events, inbox, queue, ranges, receipts, sources
+from relay.store import deadletters, events, inbox, listing, queue, ranges, receipts, sources
 from relay.store.engine import Database
 from relay.store.events import Filter
 from relay.store.queue import Parking
@@ -279,6 +279,42 @@ async def test_listings_do_not_scan(crowd: Database, full: set[str], wanted: Fil
         for sql, parameters in statements:
             plan = await explain(pg, sql, *parameters)
             assert sorted_out(plan) & full == set(), sql
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        Filter(),
+        Filter(source="shop", type="customer.*"),
+        Filter(object="cus_77"),
+        Filter(until=datetime(2100, 1, 1, tzinfo=UTC)),
+        Filter(state="delivered"),
+        Filter(state="dead"),
+    ],
+    ids=str,
+)
+async def test_a_page_in_the_middle_reads_a_page(
+    crowd: Database, full: set[str], wanted: Filter
+) -> None:
+    """And not what lies before it, which would be half of all events."""
+    async with crowd.begin() as connection:
+        middle = await events.list_events(connection, Filter(event_id=f"evt_{ROWS // 2}"))
+        statements = _recorded(crowd)
+        found = await listing.page(connection, wanted, limit=20, before_id=middle[0]["id"])
+        assert found.rows
+    async with crowd.driver() as pg:
+        for sql, parameters in statements:
+            plan = await analyzed(pg, sql, *parameters)
+            assert sorted_out(plan) & full == set(), sql
+            assert all(_events_of(node) < 1000 for node in plan), sql
+
+
+def _events_of(node: dict[str, Any]) -> float:
+    """The rows that it really went through, of a table that has one or more for every event."""
+    if not node.get("Relation Name", "").startswith(("inbox_", "receipt_", "event_key")):
+        return 0
+    passed = node["Actual Rows"] + node.get("Rows Removed by Filter", 0)
+    return float(node["Actual Loops"] * passed)
 
 
 async def test_actions_do_not_scan(crowd: Database, full: set[str]) -> None:
