@@ -8,21 +8,32 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TypeVar
 
+import asyncpg
 import msgspec
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from relay.admin.desk import Desk
 from relay.kafka import Kafka
 from relay.store import snapshots, status, throughput
-from relay.store.failures import DATABASE_FAILURES
+from relay.store.failures import DATABASE_FAILURES, is_outage
 from relay.store.throughput import Written
-from relay.store.trouble import explain
+from relay.store.trouble import cause_of, explain
 
 SAMPLE_SECONDS: Final = 10.0
 CHART_SECONDS: Final = 3600.0
 _FRESH_SECONDS: Final = 4.0
 # To count a queue of millions takes a second: it shall not be done all the time.
 _REST: Final = 10.0
+# What PostgreSQL says when it cannot be had: by a login, or on its way down or up.
+_GOING: Final = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.InvalidAuthorizationSpecificationError,
+    asyncpg.InvalidCatalogNameError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.InsufficientResourcesError,
+)
 _PAUSED: Final = ("running", "paused")
 
 T = TypeVar("T")
@@ -123,6 +134,18 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
         return sum(int(getattr(source, name)) for source in self.sources)
 
     @property
+    def is_well(self) -> bool:
+        """Whether it is known that nothing has failed."""
+        return (
+            bool(self.sources)
+            and all(source.state != "halted" for source in self.sources or ())
+            and self.total("dead") == self.total("retrying") == 0
+            and self.database.reason is None
+            and self.kafka.reachable is not False
+            and self.services != []
+        )
+
+    @property
     def oldest_seconds(self) -> float | None:
         """Age of the oldest event that waits, in any source."""
         ages = [source.oldest_pending_seconds for source in self.sources or ()]
@@ -187,17 +210,18 @@ class Watch:
         loop = asyncio.get_running_loop()
         began = loop.time()
         sources = await self._part(status.lag)
-        if isinstance(sources, BaseException):
+        database = _health(sources)
+        if not database.reachable:
             # Nothing else would be answered either, and each would take its time.
-            reason = explain(sources) or type(sources).__name__
-            away = Health(False, reason)
-            found = Overview(at=datetime.now(UTC), database=away, kafka=self._of_kafka())
+            found = Overview(at=datetime.now(UTC), database=database, kafka=self._of_kafka())
         else:
             found = Overview(
                 at=datetime.now(UTC),
-                database=Health(True),
+                database=database,
                 kafka=self._of_kafka(),
-                sources=[_source(row) for row in sources],
+                sources=None
+                if isinstance(sources, BaseException)
+                else [_source(row) for row in sources],
                 waiting=_rows(await self._part(status.waiting_reasons), Waiting),
                 refused=_rows(await self._part(throughput.refused), Refused),
                 rejected=self._rejected(),
@@ -252,6 +276,18 @@ class Watch:
     def _recent(self) -> list[Rate]:
         since = datetime.now(UTC) - timedelta(seconds=CHART_SECONDS)
         return [rate for rate in self._rates if rate.at >= since]
+
+
+def _health(lag: object) -> Health:
+    """What the first look at the database says of it; ``lag`` may be the error that it ended in."""
+    if not isinstance(lag, BaseException):
+        return Health(True)
+    cause = cause_of(lag)
+    reason = explain(lag) or type(cause).__name__
+    # To answer too late, or to refuse a question, is to be there.
+    is_away = is_outage(lag) and not isinstance(cause, asyncpg.PostgresError)
+    is_away = is_away or isinstance(cause, _GOING)
+    return Health(not is_away, reason)
 
 
 def _per_second(before: int, now: int, seconds: float) -> float | None:

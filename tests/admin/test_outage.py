@@ -73,7 +73,9 @@ async def test_it_comes_back(database_url: str, direct_url: str) -> None:
 async def test_there_is_no_schema(empty_database_url: str) -> None:
     async with served(empty_database_url, **LOCKED) as world:
         await _is_told(world, "unavailable", "relay migrate")
-        assert (await world.client(OPERATOR).get("/")).status_code == 200
+        page = await world.client(OPERATOR).get("/")
+        assert page.status_code == 200
+        assert "does not tell what is unfinished" in page.text
 
 
 async def test_the_role_may_not(database_url: str, direct_url: str) -> None:

@@ -154,7 +154,36 @@ async def test_the_overview_tells_what_stops_a_source(
     text = (await read(dashboard, "/")).text
     assert "Source shop has halted: no_route, nowhere to go" in text
     assert "Source shop does not verify signatures" in text
-    assert "Nothing has failed." in text
+    assert "Nothing has failed." not in text
+
+
+async def test_the_overview_says_so_when_nothing_has_failed(
+    dashboard: Served, pg: asyncpg.Connection, source_id: int
+) -> None:
+    await store(pg, new_event(source_id))
+    # Without the name of a service there would be none that does anything.
+    named = await asyncpg.connect(
+        dashboard.database_url,
+        server_settings={"application_name": "relay-forwarder"},
+    )
+    try:
+        assert "Nothing has failed." in (await read(dashboard, "/")).text
+    finally:
+        await named.close()
+
+
+async def test_what_takes_too_long_to_count_is_not_known(
+    dashboard: Served, pg: asyncpg.Connection, source_id: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("relay.admin.desk.Desk.inbox.__wrapped__.__defaults__", (0.2,))
+    async with pg.transaction():
+        await pg.execute("LOCK TABLE relay.queue IN ACCESS EXCLUSIVE MODE")
+        text = (await read(dashboard, "/")).text
+    assert "The database does not tell what is unfinished (QueryCanceledError)." in text
+    assert "PostgreSQL can be reached" in text
+    assert "Pending –" in text
+    assert "Nothing has failed" not in text
+    assert "cannot be reached" not in text
 
 
 async def test_without_a_source_it_says_how_to_make_one(dashboard: Served) -> None:

@@ -31,9 +31,10 @@ LISTS = (
 class Served:
     """Where it is, and clients of it."""
 
-    def __init__(self, dashboard: Dashboard, base_url: str) -> None:
+    def __init__(self, dashboard: Dashboard, base_url: str, database_url: str) -> None:
         self.dashboard = dashboard
         self.base_url = base_url
+        self.database_url = database_url
         self._clients: list[httpx.AsyncClient] = []
 
     def client(self, token: str | None = None, **headers: str) -> httpx.AsyncClient:
@@ -63,7 +64,7 @@ async def served(database_url: str, **settings: Any) -> AsyncIterator[Served]:
     server = AdminServer(Health(database).routes(), dashboard)
     await server.start("127.0.0.1", 0)
     host, port = server.address
-    made = Served(dashboard, f"http://{host}:{port}")
+    made = Served(dashboard, f"http://{host}:{port}", database_url)
     try:
         yield made
     finally:
