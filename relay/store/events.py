@@ -7,7 +7,17 @@ from datetime import datetime
 from typing import Any, Literal
 
 import msgspec
-from sqlalchemy import ColumnElement, column, false, func, insert, literal_column, select, table
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    column,
+    false,
+    func,
+    insert,
+    literal_column,
+    select,
+    table,
+)
 from sqlalchemy import text as sql
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.sql.base import ReadOnlyColumnCollection
@@ -46,7 +56,9 @@ EVENT_COLUMNS = (
     "body_sha256",
     "body_bytes",
 )
-events_view = table("events", *map(column, EVENT_COLUMNS), schema="relay")
+# With its type: of untyped ones SQLAlchemy casts a list of ids by the first of them.
+_ID, *_OTHERS = EVENT_COLUMNS
+events_view = table("events", column(_ID, BigInteger), *map(column, _OTHERS), schema="relay")
 _deliveries = table(
     "deliveries",
     *map(
