@@ -181,7 +181,7 @@ async def get(port: int, path: str) -> Answer:
     except ConnectionRefusedError:
         return Answer(0, b"")
     try:
-        writer.write(f"GET {path} HTTP/1.1\r\nhost: relay\r\nconnection: close\r\n\r\n".encode())
+        writer.write(f"GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n".encode())
         return await read_answer(reader)
     finally:
         writer.close()
