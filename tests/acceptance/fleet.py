@@ -181,7 +181,8 @@ async def get(port: int, path: str) -> Answer:
     except ConnectionRefusedError:
         return Answer(0, b"")
     try:
-        writer.write(f"GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n".encode())
+        head = f"GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
+        writer.write(head.encode())
         return await read_answer(reader)
     finally:
         writer.close()
