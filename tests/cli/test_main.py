@@ -25,6 +25,7 @@ from relay.cli.main import main
 from relay.settings import envfile, load
 from relay.store import schema, sources
 from tests.cli.conftest import COMMAND, Receive, Relay, environment, event, invoke, output, process
+from tests.support.processes import eventually, waits
 
 
 def commands(group: click.Group, *path: str) -> Iterator[tuple[tuple[str, ...], click.Command]]:
@@ -300,6 +301,8 @@ async def test_ctrl_c_is_an_answer(database_url: str, relay: Relay, receive: Rec
     os.close(end)
     assert started.stderr is not None
     await started.stderr.readuntil(b"[y/N]")
+    # Between the question and the read, Python would note the signal and then read all the same.
+    await eventually(lambda: waits(started.pid))
     started.send_signal(signal.SIGINT)
     # One is enough. Nobody types anything: without the signal it would wait for ever.
     await asyncio.wait_for(started.wait(), 60)

@@ -30,6 +30,11 @@ def running(pid: int) -> bool:
     return _stat(pid)[:1] not in ([], ["Z"])
 
 
+def waits(pid: int) -> bool:
+    """Whether the main thread of the process sleeps in the kernel."""
+    return _stat(pid)[:1] == ["S"]
+
+
 def parent_of(pid: int) -> int:
     return int(_stat(pid)[1])
 
