@@ -12,6 +12,8 @@ WHOLE_TOPIC = -1
 
 # The first wait, and the longest: a partition that is back should not wait much longer.
 _FIRST_SECONDS, _MOST_SECONDS = 2.0, 15.0
+# After how many times of a trial the client is blamed, and how often that may double.
+_PATIENCE_TRIALS, _MOST_DOUBLINGS = 2.0, 5
 
 
 class Away(msgspec.Struct, frozen=True):
@@ -28,6 +30,8 @@ class _Breaker(msgspec.Struct):
     failure: Failure
     seconds: float
     until: float
+    silent_since: float
+    patience_seconds: float
     on_trial: bool = False
 
 
@@ -71,7 +75,32 @@ class Breakers:
             last = _FIRST_SECONDS / 2 if known is None else known.seconds
             seconds = min(last * 2, _MOST_SECONDS)
         until = now + seconds * (0.75 + self._random() / 2)
-        of_topic[partition] = _Breaker(failure, seconds, until)
+        since, patience = now, _PATIENCE_TRIALS * self._trial_seconds
+        if known is not None:
+            since, patience = known.silent_since, known.patience_seconds
+        of_topic[partition] = _Breaker(failure, seconds, until, since, patience)
+
+    def is_silent(self, topic: str, partition: int) -> bool:
+        """Whether nothing has arrived there for so long that it may be the client's fault."""
+        breaker = self._breakers.get(topic, {}).get(partition)
+        return breaker is not None and self._has_run_out(breaker)
+
+    def _has_run_out(self, breaker: _Breaker) -> bool:
+        return self._clock() - breaker.silent_since >= breaker.patience_seconds
+
+    def try_anew(self) -> None:
+        """There will be a new client: everything may be tried at once.
+
+        What was silent is waited for twice as long before it is blamed on the client again.
+        """
+        now, most = self._clock(), _PATIENCE_TRIALS * self._trial_seconds * 2**_MOST_DOUBLINGS
+        for of_topic in self._breakers.values():
+            for breaker in of_topic.values():
+                if self._has_run_out(breaker):
+                    breaker.patience_seconds = min(breaker.patience_seconds * 2, most)
+                breaker.silent_since = now
+                breaker.until = min(breaker.until, now)
+                breaker.on_trial = False
 
     def close(self, topic: str, partition: int) -> None:
         """A record has arrived in the partition."""

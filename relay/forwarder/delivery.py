@@ -15,6 +15,7 @@ from relay.forwarder.breakers import WHOLE_TOPIC, Away, Breakers
 from relay.forwarder.counters import Counters
 from relay.forwarder.outcome import Plan
 from relay.kafka import (
+    TIMED_OUT,
     Acknowledged,
     Failure,
     Flight,
@@ -35,7 +36,9 @@ _RECORDS_PER_TURN = 500
 # After its time-out a report may take another moment: librdkafka looks once a second.
 _REPORT_SECONDS = 2.0
 # Batches are only claimed while a broker answers. When none of so many in a row gets through, it
-# may be the client that is stuck: seen with a cluster that came back without its topics.
+# may be the client that is stuck: seen with a cluster that came back without its topics. So it may
+# be with one partition alone: of a topic that was deleted and made again librdkafka goes on asking
+# the leader of before, for ever (its issue 4898; the breakers know for how long nothing arrived).
 _FRUITLESS_BATCHES = 3
 # What a record needs besides its value, when a dead letter has to be cut to fit its topic.
 _RECORD_OVERHEAD_BYTES = 4096
@@ -233,8 +236,20 @@ class Delivery:
         elif any(each.verdict == "transient" for each in failed.values()):
             self._fruitless += 1
             self._kafka.mark_down()
-        if self._fruitless >= _FRUITLESS_BATCHES or any(f.producer_lost for f in failed.values()):
+        silent = [
+            place
+            for place, failure in failed.items()
+            if failure.code == TIMED_OUT and self._breakers.is_silent(*place)
+        ]
+        for topic, partition in silent:
+            _log.warning("forwarder.partition_silent", topic=topic, partition=partition)
+        if (
+            silent
+            or self._fruitless >= _FRUITLESS_BATCHES
+            or any(f.producer_lost for f in failed.values())
+        ):
             self._fruitless = 0
+            self._breakers.try_anew()
             self._kafka.mark_lost()
 
 

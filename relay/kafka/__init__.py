@@ -6,9 +6,10 @@ from relay.kafka.producer import Flight, Kafka, QueueFullError
 from relay.kafka.reader import KafkaRecord, TopicReader
 from relay.kafka.statistics import Broker, Statistics
 from relay.kafka.trouble import NoBrokerError
-from relay.kafka.verdict import Acknowledged, Failure, Report, Verdict, classify
+from relay.kafka.verdict import TIMED_OUT, Acknowledged, Failure, Report, Verdict, classify
 
 __all__ = [
+    "TIMED_OUT",
     "Acknowledged",
     "Broker",
     "Cluster",

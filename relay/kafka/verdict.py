@@ -67,6 +67,8 @@ _TRANSIENT: Final = frozenset(
         KafkaError.UNKNOWN_TOPIC_OR_PART,
     }
 )
+TIMED_OUT: Final = "kafka_msg_timed_out"
+"""The code of a record that was not acknowledged within the delivery time-out."""
 _REFUSED: Final = frozenset(
     {
         KafkaError._AUTHENTICATION,

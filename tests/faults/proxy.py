@@ -171,6 +171,11 @@ class Proxies:
         return sum(answer["bytes"] for answer in answers)
 
     async def _ask(self, question: dict[str, Any]) -> dict[str, Any]:
+        # To the end also for whoever gives up: an answer that is left behind would be taken for
+        # that of the next question.
+        return await asyncio.shield(self._exchange(question))
+
+    async def _exchange(self, question: dict[str, Any]) -> dict[str, Any]:
         assert self._process is not None
         assert self._process.stdin is not None
         assert self._process.stdout is not None

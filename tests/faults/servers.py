@@ -46,6 +46,9 @@ _SETTINGS: Final = {
     "shared_buffers": "64MB",
     "max_wal_size": "256MB",
     "min_wal_size": "64MB",
+    # The standby finds what it has not read yet when the primary comes up after a crash: without
+    # it, or a slot, the recovery may remove it, and no commit is ever acknowledged again.
+    "wal_keep_size": "256MB",
     "wal_receiver_status_interval": "1",
     "wal_retrieve_retry_interval": "500ms",
     "autovacuum_naptime": "5s",

@@ -104,3 +104,50 @@ def test_a_record_that_arrives_frees_the_whole_topic_too(breakers: Breakers) -> 
     breakers.close("topic", 2)
     assert breakers.look("topic", WHOLE_TOPIC) is None
     assert breakers.look("topic", 1) is not None
+
+
+def test_the_client_is_blamed_for_a_partition_that_stays_silent(
+    breakers: Breakers, clock: Clock
+) -> None:
+    assert not breakers.is_silent("topic", 3)
+    breakers.open("topic", 3, AWAY)
+    clock.now += 2 * TRIAL_SECONDS - 1
+    assert breakers.look("topic", 3) is None
+    breakers.open("topic", 3, AWAY)
+    assert not breakers.is_silent("topic", 3)
+    clock.now += 1
+    assert breakers.is_silent("topic", 3), "since its first failure, whatever was tried meanwhile"
+    assert not breakers.is_silent("topic", 4)
+    breakers.close("topic", 3)
+    assert not breakers.is_silent("topic", 3)
+
+
+def test_with_a_new_client_all_is_tried_and_the_silent_are_waited_for_longer(
+    breakers: Breakers, clock: Clock
+) -> None:
+    breakers.open("topic", 3, AWAY)
+    clock.now += 2 * TRIAL_SECONDS
+    breakers.open("topic", 3, AWAY)
+    breakers.open("topic", 4, AWAY)
+    breakers.try_anew()
+    assert breakers.look("topic", 3) is None
+    assert breakers.look("topic", 4) is None
+    clock.now += 2 * TRIAL_SECONDS
+    assert not breakers.is_silent("topic", 3), "twice as long"
+    assert breakers.is_silent("topic", 4), "it was not blamed before"
+    clock.now += 2 * TRIAL_SECONDS
+    assert breakers.is_silent("topic", 3)
+
+
+def test_the_client_is_blamed_ever_less_often_up_to_a_bound(
+    breakers: Breakers, clock: Clock
+) -> None:
+    breakers.open("topic", 3, AWAY)
+    waits = []
+    for _ in range(8):
+        began = clock.now
+        while not breakers.is_silent("topic", 3):
+            clock.now += TRIAL_SECONDS
+        waits.append((clock.now - began) / TRIAL_SECONDS)
+        breakers.try_anew()
+    assert waits == [2, 4, 8, 16, 32, 64, 64, 64]

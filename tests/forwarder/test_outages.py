@@ -242,6 +242,53 @@ async def _leaderless(world: World, partitions: set[int]) -> bool:
     return all(leaders[partition] == -1 for partition in partitions)
 
 
+async def test_a_topic_that_was_deleted_and_made_again_is_found_by_a_new_producer(
+    of_three: tuple[World, ApacheKafka],
+) -> None:
+    """librdkafka keeps the leaders of before, since theirs were later epochs, and asks for ever."""
+    world, cluster = of_three
+    for name in ("customer", "price"):
+        await _make(world, name, num_partitions=6, replication_factor=3)
+    source = await world.add_source(resources=("customer", "price"))
+    process = world.process(delivery_timeout_seconds=2.0)
+
+    async def put_some() -> None:
+        more = [event(object_id=f"cus_{number}") for number in range(30)]
+        await world.put(source, *more, event("price.created", "price_1"))
+
+    await put_some()
+    assert await process.drain() == 31
+    for broker in range(3):  # each is followed as leader by another, in a later epoch
+        await asyncio.to_thread(cluster.stop_broker, broker)
+        await asyncio.to_thread(cluster.start_broker, broker)
+    await put_some()
+    await eventually(emptied(world, process), deadline=60)
+
+    known = await asyncio.to_thread(_leaders, world, "customer")
+    (deleted,) = world.reader._admin.delete_topics([world.prefix + "customer"]).values()
+    await asyncio.to_thread(deleted.result)
+
+    async def is_gone() -> bool:
+        found = await asyncio.to_thread(world.reader._admin.list_topics, timeout=10)
+        return world.prefix + "customer" not in found.topics
+
+    await eventually(is_gone, deadline=30)
+    others = {number: [(leader + 1) % 3, (leader + 2) % 3] for number, leader in known.items()}
+    wanted = [others[number] for number in sorted(others)]
+    await _make(world, "customer", num_partitions=6, replica_assignment=wanted)
+    before = process.kafka.rebuilds
+    await put_some()
+
+    async def all_arrive() -> bool:
+        # Others that are delivered meanwhile show that Kafka is not away.
+        await world.put(source, event("price.created", "price_1"))
+        return await emptied(world, process)()
+
+    await eventually(all_arrive, deadline=60)
+    assert process.kafka.rebuilds > before
+    await assert_nothing_was_counted(world)
+
+
 async def test_a_topic_that_wants_more_replicas_than_there_are_waits(
     of_three: tuple[World, ApacheKafka],
 ) -> None:
