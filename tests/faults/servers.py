@@ -100,6 +100,7 @@ class Postgres:
     def stop(self) -> None:
         for server in self._servers.values():
             server.stop()
+            self._keep_log(server)
         for disk in self._disks:
             subprocess.run(["umount", "--lazy", disk], check=False, capture_output=True)
 
@@ -173,6 +174,7 @@ class Postgres:
         if host in self._servers:
             old = self._servers[host].data_dir
             self._servers[host].stop()
+            self._keep_log(self._servers[host])
             shutil.rmtree(old)
             disk = old.parent
         else:
@@ -184,6 +186,10 @@ class Postgres:
         server = EmbeddedPostgres(disk / f"pg{self._made}", settings=settings)
         self._servers[host] = server
         return server
+
+    def _keep_log(self, server: EmbeddedPostgres) -> None:
+        """Beside those of the other processes: the disk that it is on is taken away."""
+        shutil.copyfile(server.log, self._directory / f"postgres-{server.data_dir.name}.log")
 
     def _mount(self, disk: Path) -> None:
         size = f"size={DISK_MEGABYTES}m,mode=755"
