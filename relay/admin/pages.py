@@ -11,7 +11,7 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath
 
 from relay.admin import actions, api, assets, bodies, chart, query, schema, templates
-from relay.admin.access import Access, Throttle, Tokens
+from relay.admin.access import Access, Throttle, Tokens, name_of
 from relay.admin.answers import Refusal, access_of
 from relay.admin.desk import Desk
 from relay.admin.gate import Asked, inside, too_often
@@ -74,7 +74,9 @@ def free_routes(tokens: Tokens, throttle: Throttle) -> list[HTTPRouteHandler]:
             wrong = "That is not a token of this relay."
             return page(request, "login.html", status=401, next=there, wrong=wrong)
         answer = see(there)
-        answer.headers["set-cookie"] = asked.session_header(tokens.begin(role))
+        answer.headers["set-cookie"] = asked.session_header(
+            tokens.begin(role, name_of(form.get("name", "")))
+        )
         return answer
 
     @post("/logout", include_in_schema=False)
