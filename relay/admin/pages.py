@@ -37,8 +37,13 @@ def see(url: str) -> Response[None]:
 
 async def form_of(request: _Asking) -> dict[str, str]:
     """The fields of a form; of a repeated one the last."""
+    return {name: each[-1] for name, each in (await fields_of(request)).items()}
+
+
+async def fields_of(request: _Asking) -> dict[str, list[str]]:
+    """The fields of a form."""
     text = (await request.body()).decode("utf-8", "replace")
-    return {name: each[-1] for name, each in parse_qs(text, keep_blank_values=True).items()}
+    return parse_qs(text, keep_blank_values=True)
 
 
 def free_routes(tokens: Tokens, throttle: Throttle) -> list[HTTPRouteHandler]:

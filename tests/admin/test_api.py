@@ -73,8 +73,10 @@ async def test_the_schema_has_every_path_and_every_way_to_fail(dashboard: Served
     assert schema["openapi"].startswith("3.1")
     reading = {"overview", "events", "events/{inbox_id}", "objects/{object_id}"}
     reading |= {"dead-letters", "operator-log", "replays", "replays/{replay_id}"}
+    reading |= {"snapshots", "snapshots/{snapshot_id}"}
     changing = {f"events/{{inbox_id}}/{action}" for action in ACTIONS}
-    changing |= {"replays", "replays/{replay_id}/cancel"}
+    changing |= {"replays", "replays/{replay_id}/cancel", "snapshots"}
+    changing |= {f"snapshots/{{snapshot_id}}/{name}" for name in ("pause", "resume", "cancel")}
     told = {
         (method, path): each
         for path, methods in schema["paths"].items()
@@ -83,7 +85,8 @@ async def test_the_schema_has_every_path_and_every_way_to_fail(dashboard: Served
     wanted = {("get", f"/api/{name}") for name in reading}
     assert told.keys() == wanted | {("post", f"/api/{name}") for name in changing}
     for (method, path), each in told.items():
-        done = "202" if (method, path) == ("post", "/api/replays") else "200"
+        begun = {"/api/replays": "202", "/api/snapshots": "201"}
+        done = begun.get(path, "200") if method == "post" else "200"
         assert {done, "401", "503"} <= each["responses"].keys()
         assert each["summary"]
         if method == "post":

@@ -26,6 +26,7 @@ PAGES = (
     "/operator-log",
     "/replays",
     "/replays/new?of=events",
+    "/snapshots",
     "/objects?id=cus_1",
 )
 LISTS = (
@@ -35,6 +36,7 @@ LISTS = (
     "/api/dead-letters",
     "/api/operator-log",
     "/api/replays",
+    "/api/snapshots",
 )
 
 
