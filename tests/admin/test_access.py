@@ -65,13 +65,15 @@ def test_a_session_ends() -> None:
 def test_an_altered_session_is_none() -> None:
     tokens = Tokens(OPERATOR, VIEWER)
     cookie = tokens.begin("viewer")
-    role, ends, nonce, signature = cookie.split(".")
+    role, ends, nonce, name, signature = cookie.split(".")
     for wrong in (
-        f"operator.{ends}.{nonce}.{signature}",
-        f"{role}.{int(ends) + 1}.{nonce}.{signature}",
-        f"{role}.{ends}.{'0' * 32}.{signature}",
-        f"{role}.{ends}.{nonce}.{'0' * 64}",
-        f"{role}.{ends}.{nonce}",
+        f"operator.{ends}.{nonce}.{name}.{signature}",
+        f"{role}.{int(ends) + 1}.{nonce}.{name}.{signature}",
+        f"{role}.{ends}.{'0' * 32}.{name}.{signature}",
+        f"{role}.{ends}.{nonce}.{b'eve'.hex()}.{signature}",
+        f"{role}.{ends}.{nonce}.{name}.{'0' * 64}",
+        f"{role}.{ends}.{nonce}.{name}",
+        f"{role}.{ends}.{nonce}.{signature}",
         cookie + "0",
         "",
     ):
