@@ -46,6 +46,8 @@ _FOLLOWER_SECONDS = 0.25
 # Nobody waits for the first page of a snapshot.
 _READER_SECONDS = 1.0
 _SCHEMA_SECONDS = 2.0
+# Whoever begins a replay in the dashboard looks at it.
+_REPLAYER_SECONDS = 1.0
 
 
 class Loop:
@@ -272,6 +274,7 @@ class App:
             answers=None if self.receiver is None else self.receiver.counters.answers,
         )
         self._spawn("dashboard", dashboard.watch.run_once, SAMPLE_SECONDS)
+        self._spawn("replayer", dashboard.replayer.run_once, _REPLAYER_SECONDS)
         return dashboard
 
     def _spawn(

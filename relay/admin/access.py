@@ -1,8 +1,8 @@
 """Who may do what: tokens, and the signed sessions that browsers hold instead of one.
 
-A session is a cookie that proves itself: its role, when it ends and a random number, signed with a
-key that is derived from the token of its role. So any admin process knows the sessions that another
-one began, and a changed token ends all of its sessions.
+A session is a cookie that proves itself: its role, when it ends, a random number and the name that
+was given at the login, signed with a key that is derived from the token of its role. So any admin
+process knows the sessions that another one began, and a changed token ends all of its sessions.
 """
 
 from __future__ import annotations
@@ -21,7 +21,11 @@ import msgspec
 Role = Literal["operator", "viewer"]
 
 SESSION_SECONDS: Final = 12 * 3600
-_COOKIE: Final = re.compile(r"(operator|viewer)\.([0-9]{1,12})\.([0-9a-f]{32})\.([0-9a-f]{64})")
+MOST_NAME: Final = 60
+"""Characters of the name of a person or a program."""
+_COOKIE: Final = re.compile(
+    r"(operator|viewer)\.([0-9]{1,12})\.([0-9a-f]{32})\.((?:[0-9a-f]{2}){0,240})\.([0-9a-f]{64})"
+)
 
 
 class Access(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,6 +36,8 @@ class Access(msgspec.Struct, frozen=True, kw_only=True):
     """None for a request that shows a token: no other site can make a browser send one."""
     is_open: bool = False
     """Nobody has to log in here."""
+    name: str = ""
+    """Who it is, by his own word: a token may be that of many."""
 
     @property
     def may_change(self) -> bool:
@@ -40,7 +46,13 @@ class Access(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def who(self) -> str:
         """For the operator log."""
-        return "API" if self.csrf is None else "dashboard"
+        way = "API" if self.csrf is None else "dashboard"
+        return f"{self.name} ({way})" if self.name else way
+
+
+def name_of(text: str) -> str:
+    """A name as it is kept: in one line, of characters that can be seen, and not too long."""
+    return "".join(c for c in " ".join(text.split()) if c.isprintable())[:MOST_NAME].strip()
 
 
 class Tokens:
@@ -76,10 +88,10 @@ class Tokens:
                 found = role
         return found
 
-    def begin(self, role: Role) -> str:
+    def begin(self, role: Role, name: str = "") -> str:
         """The cookie of a new session."""
         ends = int(self._clock()) + SESSION_SECONDS
-        claim = f"{role}.{ends}.{secrets.token_hex(16)}"
+        claim = f"{role}.{ends}.{secrets.token_hex(16)}.{name.encode('utf-8').hex()}"
         return f"{claim}.{self._signature(role, 'session', claim)}"
 
     def read(self, cookie: str) -> Access | None:
@@ -90,13 +102,14 @@ class Tokens:
         role: Role = "operator" if match[1] == "operator" else "viewer"
         claim = cookie.rpartition(".")[0]
         if role not in self._keys or not hmac.compare_digest(
-            match[4], self._signature(role, "session", claim)
+            match[5], self._signature(role, "session", claim)
         ):
             return None
         if int(match[2]) <= self._clock():
             return None
         csrf = self._signature(role, "csrf", claim)
-        return Access(role=role, csrf=csrf, is_open=self.is_open)
+        name = bytes.fromhex(match[4]).decode("utf-8")
+        return Access(role=role, csrf=csrf, is_open=self.is_open, name=name)
 
     def _signature(self, role: Role, purpose: str, claim: str) -> str:
         return _sign(self._keys[role], f"{purpose} {claim}").hex()

@@ -51,7 +51,7 @@ _Until = Annotated[str | None, QueryParameter(description="Before: like since.")
 _Before = Annotated[
     str | None, QueryParameter(description="Goes on with a list: next of its answer.")
 ]
-_Limit = Annotated[str | None, QueryParameter(description=f"From 1 to {query.MOST_ROWS} rows.")]
+Limit = Annotated[str | None, QueryParameter(description=f"From 1 to {query.MOST_ROWS} rows.")]
 
 
 def access(request: Request[Any, Any, Any]) -> Access:
@@ -85,7 +85,8 @@ async def proof_of(desk: Desk, inbox_id: str) -> Proof:
     return found
 
 
-def _told(*statuses: int) -> dict[int, ResponseSpec]:
+def told(*statuses: int) -> dict[int, ResponseSpec]:
+    """The answers of a handler that are none of its own, for OpenAPI."""
     words = {
         400: "Something in the request cannot be.",
         401: "No token, or a wrong one.",
@@ -103,11 +104,11 @@ def _told(*statuses: int) -> dict[int, ResponseSpec]:
 def routes(desk: Desk, watch: Watch) -> list[HTTPRouteHandler]:
     """The handlers of the API."""
 
-    @get("/api/overview", responses=_told(), summary="What is unfinished and what is wrong")
+    @get("/api/overview", responses=told(), summary="What is unfinished and what is wrong")
     async def overview() -> Overview:
         return await watch.overview()
 
-    @get("/api/events", responses=_told(400), summary="Events that fit, the newest first")
+    @get("/api/events", responses=told(400), summary="Events that fit, the newest first")
     async def list_events(
         event_id: _EventId = None,
         type_: _Type = None,
@@ -118,7 +119,7 @@ def routes(desk: Desk, watch: Watch) -> list[HTTPRouteHandler]:
         since: _Since = None,
         until: _Until = None,
         before: _Before = None,
-        limit: _Limit = None,
+        limit: Limit = None,
     ) -> Events:
         wanted = Asked(
             event_id=event_id,
@@ -136,32 +137,32 @@ def routes(desk: Desk, watch: Watch) -> list[HTTPRouteHandler]:
             found = await listing.page(connection, chosen, limit=rows, before_id=after)
         return schema.of_events(found)
 
-    @get("/api/events/{inbox_id:str}", responses=_told(404), summary="All that is stored of one")
+    @get("/api/events/{inbox_id:str}", responses=told(404), summary="All that is stored of one")
     async def show_event(request: Request[Any, Any, Any], inbox_id: FromPath[str]) -> EventProof:
         return schema.proof_for(desk, access(request), await proof_of(desk, inbox_id))
 
     @get(
         "/api/objects/{object_id:path}",
-        responses=_told(400),
+        responses=told(400),
         summary="The events of an object in all sources and topics, the newest first",
     )
     async def show_object(
         request: Request[Any, Any, Any],
         object_id: FromPath[str],
         before: _Before = None,
-        limit: _Limit = None,
+        limit: Limit = None,
     ) -> Timeline:
         # The path as it was sent: an id may have slashes in it.
         raw = request.scope["raw_path"].partition(b"?")[0].decode("latin-1")
         name = unquote(raw.removeprefix(_OBJECTS), errors="replace")
         return await timeline(desk, name, query.limit(limit), query.place(before))
 
-    @get("/api/dead-letters", responses=_told(400), summary="Open dead letters, the newest first")
+    @get("/api/dead-letters", responses=told(400), summary="Open dead letters, the newest first")
     async def list_dead_letters(
         error: _Code = None,
         source: _Source = None,
         before: _Before = None,
-        limit: _Limit = None,
+        limit: Limit = None,
     ) -> DeadLetters:
         rows, after = query.limit(limit), query.place(before)
         async with desk.inbox() as connection:
@@ -171,8 +172,8 @@ def routes(desk: Desk, watch: Watch) -> list[HTTPRouteHandler]:
             )
         return schema.letters_of(found, rows)
 
-    @get("/api/operator-log", responses=_told(400), summary="What operators did, the newest first")
-    async def operator_log(before: _Before = None, limit: _Limit = None) -> Entries:
+    @get("/api/operator-log", responses=told(400), summary="What operators did, the newest first")
+    async def operator_log(before: _Before = None, limit: Limit = None) -> Entries:
         rows, after = query.limit(limit), query.place(before)
         async with desk.inbox() as connection:
             found = await operatorlog.page(connection, limit=rows, before_id=after)
@@ -201,7 +202,7 @@ def _changing(desk: Desk, action: Action) -> HTTPRouteHandler:
     @post(
         f"/api/events/{{inbox_id:str}}/{action}",
         status_code=200,
-        responses=_told(400, 403, 404, 409),
+        responses=told(400, 403, 404, 409),
         summary=_SUMMARIES[action],
         operation_id=f"{action}_event",
     )

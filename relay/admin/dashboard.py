@@ -12,9 +12,11 @@ from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.openapi.spec import Components, SecurityScheme
 from litestar.types import ASGIApp
 
-from relay.admin import api, pages
+from relay.admin import api, backfill_api, backfill_pages, pages, replay_api, replay_pages
 from relay.admin.access import Throttle, Tokens
 from relay.admin.answers import HANDLERS
+from relay.admin.backfills import Backfills
+from relay.admin.bulk import Replayer
 from relay.admin.desk import Desk
 from relay.admin.gate import MOST_BYTES, Gate
 from relay.admin.overview import Watch
@@ -51,6 +53,8 @@ class Dashboard:
     ) -> None:
         self._desk = Desk(database, hide_bodies=settings.admin_hide_bodies)
         self._tokens = Tokens(settings.admin_token, settings.admin_viewer_token)
+        self.replayer = Replayer(database)
+        self._backfills = Backfills(self._desk, settings)
         self.watch = Watch(self._desk, kafka, answers)
 
     def app(self, handlers: Sequence[HTTPRouteHandler]) -> ASGIApp:
@@ -62,6 +66,10 @@ class Dashboard:
                 *pages.free_routes(self._tokens, throttle),
                 *pages.routes(self._desk, self.watch),
                 *api.routes(self._desk, self.watch),
+                *replay_pages.routes(self._desk, self.replayer),
+                *replay_api.routes(self._desk, self.replayer),
+                *backfill_pages.routes(self._desk, self._backfills),
+                *backfill_api.routes(self._backfills),
             ],
             openapi_config=_SCHEMA,
             exception_handlers=HANDLERS,

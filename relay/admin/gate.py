@@ -27,7 +27,7 @@ from litestar.types import (
 )
 
 from relay.admin import answers, templates
-from relay.admin.access import SESSION_SECONDS, Access, Throttle, Tokens
+from relay.admin.access import SESSION_SECONDS, Access, Throttle, Tokens, name_of
 from relay.admin.answers import Refusal
 from relay.core import tokens
 
@@ -119,14 +119,14 @@ class Gate:
 
     async def _of_token(self, request: Asked, token: str) -> Access:
         if self._tokens.is_open:
-            return Access(role="operator", is_open=True)
+            return Access(role="operator", is_open=True, name=request.name)
         if self._throttle.is_closed(request.address):
             raise too_often()
         role = self._tokens.role_of(token)
         if role is None:
             await self._throttle.fail(request.address)
             raise Refusal(401, "The token is not one of this relay.")
-        return Access(role=role)
+        return Access(role=role, name=request.name)
 
 
 class Asked:
@@ -161,6 +161,12 @@ class Asked:
     def address(self) -> str:
         client = self.scope.get("client")
         return client[0] if client else ""
+
+    @property
+    def name(self) -> str:
+        """Who a program says that it is."""
+        text = self.header("x-relay-operator").encode("latin-1")
+        return name_of(text.decode("utf-8", "replace"))
 
     @property
     def is_secure(self) -> bool:

@@ -11,7 +11,7 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath
 
 from relay.admin import actions, api, assets, bodies, chart, query, schema, templates
-from relay.admin.access import Access, Throttle, Tokens
+from relay.admin.access import Access, Throttle, Tokens, name_of
 from relay.admin.answers import Refusal, access_of
 from relay.admin.desk import Desk
 from relay.admin.gate import Asked, inside, too_often
@@ -23,21 +23,27 @@ from relay.store.text import is_storable
 _Asking = Request[Any, Any, Any]
 
 
-def _page(request: _Asking, name: str, *, status: int = 200, **values: Any) -> Response[str]:
+def page(request: _Asking, name: str, *, status: int = 200, **values: Any) -> Response[str]:
+    """A template for whoever asks."""
     who: Access | None = access_of(request.scope)
     content = templates.render(name, who, path=request.url.path, **values)
     return Response(content, media_type="text/html", status_code=status)
 
 
-def _to(url: str) -> Response[None]:
+def see(url: str) -> Response[None]:
     """See there, whatever was done."""
     return Response(None, status_code=303, headers={"location": url})
 
 
-async def _form(request: _Asking) -> dict[str, str]:
+async def form_of(request: _Asking) -> dict[str, str]:
     """The fields of a form; of a repeated one the last."""
+    return {name: each[-1] for name, each in (await fields_of(request)).items()}
+
+
+async def fields_of(request: _Asking) -> dict[str, list[str]]:
+    """The fields of a form."""
     text = (await request.body()).decode("utf-8", "replace")
-    return {name: each[-1] for name, each in parse_qs(text, keep_blank_values=True).items()}
+    return parse_qs(text, keep_blank_values=True)
 
 
 def free_routes(tokens: Tokens, throttle: Throttle) -> list[HTTPRouteHandler]:
@@ -57,28 +63,30 @@ def free_routes(tokens: Tokens, throttle: Throttle) -> list[HTTPRouteHandler]:
     async def ask(request: _Asking) -> Response[Any]:
         who = access_of(request.scope)
         if who is not None and who.may_change:
-            return _to("/")
-        return _page(request, "login.html", next=request.query_params.get("next", "/"), wrong=None)
+            return see("/")
+        return page(request, "login.html", next=request.query_params.get("next", "/"), wrong=None)
 
     @post("/login", include_in_schema=False)
     async def log_in(request: _Asking) -> Response[Any]:
-        form, asked = await _form(request), Asked(request.scope)
+        form, asked = await form_of(request), Asked(request.scope)
         there = inside(form.get("next", "/"))
         if throttle.is_closed(asked.address):
             refusal = too_often()
-            return _page(request, "login.html", status=429, next=there, wrong=refusal.message)
+            return page(request, "login.html", status=429, next=there, wrong=refusal.message)
         role = tokens.role_of(form.get("token", "").strip())
         if role is None:
             await throttle.fail(asked.address)
             wrong = "That is not a token of this relay."
-            return _page(request, "login.html", status=401, next=there, wrong=wrong)
-        answer = _to(there)
-        answer.headers["set-cookie"] = asked.session_header(tokens.begin(role))
+            return page(request, "login.html", status=401, next=there, wrong=wrong)
+        answer = see(there)
+        answer.headers["set-cookie"] = asked.session_header(
+            tokens.begin(role, name_of(form.get("name", "")))
+        )
         return answer
 
     @post("/logout", include_in_schema=False)
     async def log_out(request: _Asking) -> Response[None]:
-        answer = _to("/login")
+        answer = see("/login")
         answer.headers["set-cookie"] = Asked(request.scope).session_header("")
         return answer
 
@@ -94,15 +102,15 @@ def routes(desk: Desk, watch: Watch) -> list[HTTPRouteHandler]:
 
     @get("/", include_in_schema=False)
     async def overview(request: _Asking) -> Response[str]:
-        return _page(request, "overview.html", **await figures())
+        return page(request, "overview.html", **await figures())
 
     @get("/parts/overview", include_in_schema=False)
     async def overview_part(request: _Asking) -> Response[str]:
-        return _page(request, "overview_part.html", **await figures())
+        return page(request, "overview_part.html", **await figures())
 
     @get("/search", include_in_schema=False)
     async def search(request: _Asking) -> Response[None]:
-        return _to(await _find(desk, request.query_params.get("q", "").strip()))
+        return see(await _find(desk, request.query_params.get("q", "").strip()))
 
     @get("/events", include_in_schema=False)
     async def list_events(request: _Asking) -> Response[str]:
@@ -114,7 +122,7 @@ def routes(desk: Desk, watch: Watch) -> list[HTTPRouteHandler]:
             rows = await listing.page(connection, wanted, limit=query.PAGE_ROWS, before_id=after)
         found = schema.of_events(rows)
         onward = None if found.next is None else link("/events", **asked.given, before=found.next)
-        return _page(
+        return page(
             request,
             "events.html",
             asked=asked,
@@ -130,7 +138,7 @@ def routes(desk: Desk, watch: Watch) -> list[HTTPRouteHandler]:
         found = await api.proof_of(desk, inbox_id)
         who = api.access(request)
         shown = schema.proof_for(desk, who, found)
-        return _page(
+        return page(
             request,
             "event.html",
             proof=shown,
@@ -162,7 +170,7 @@ def routes(desk: Desk, watch: Watch) -> list[HTTPRouteHandler]:
         after = query.place(request.query_params.get("before"))
         found = await api.timeline(desk, name, query.PAGE_ROWS, after)
         onward = None if found.next is None else link("/objects", id=name, before=found.next)
-        return _page(
+        return page(
             request,
             "object.html",
             status=200 if found.events or after is not None else 404,
@@ -187,7 +195,7 @@ def routes(desk: Desk, watch: Watch) -> list[HTTPRouteHandler]:
         onward = (
             None if found.next is None else link("/dead-letters", **asked.given, before=found.next)
         )
-        return _page(
+        return page(
             request,
             "dead_letters.html",
             groups=groups,
@@ -204,7 +212,7 @@ def routes(desk: Desk, watch: Watch) -> list[HTTPRouteHandler]:
         async with desk.inbox() as connection:
             rows = await operatorlog.page(connection, limit=query.PAGE_ROWS, before_id=after)
         found = schema.entries_of(rows, query.PAGE_ROWS)
-        return _page(
+        return page(
             request,
             "operator_log.html",
             found=found.entries,
@@ -229,10 +237,10 @@ def routes(desk: Desk, watch: Watch) -> list[HTTPRouteHandler]:
 def _changing(desk: Desk, action: actions.Action) -> HTTPRouteHandler:
     @post(f"/events/{{inbox_id:str}}/{action}", include_in_schema=False)
     async def change(request: _Asking, inbox_id: FromPath[str]) -> Response[None]:
-        form = await _form(request)
+        form = await form_of(request)
         done = await api.act(desk, api.access(request), inbox_id, action, form.get("reason"))
         overtaken = "yes" if done.overtaken else None
-        return _to(link(f"/events/{done.inbox_id}", did=action, overtaken=overtaken))
+        return see(link(f"/events/{done.inbox_id}", did=action, overtaken=overtaken))
 
     return change
 

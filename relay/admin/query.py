@@ -87,6 +87,20 @@ def _moment(name: str, text: str | None, now: datetime) -> datetime | None:
     return moment
 
 
+def moment(name: str, text: str | None) -> datetime | None:
+    """A moment of a form or of a body; blank is none."""
+    if text is None or not text.strip():
+        return None
+    found = parse_moment(text)
+    try:
+        found = None if found is None else found.astimezone(UTC)
+    except OverflowError:
+        found = None
+    if found is None or not _FIRST <= found <= _LAST:
+        raise Refusal(400, f"{name}: {text!r} is no time: write 2026-11-24T18:00:00Z.")
+    return found
+
+
 def place(text: str | None) -> int | None:
     """Where a list goes on: ``before`` in the query."""
     if text is None or not text.strip():

@@ -66,9 +66,38 @@ async def show(call: Call, replay_id: str) -> None:
     rest = found.queued - sum(progress.values())
     if rest > 0:
         say(f"\n{rest} more are dead again, or the retention has removed their receipts")
-    if not found.is_finished:
+    if found.is_cancelled:
+        say("\nit was cancelled: what it had queued is sent, and nothing more")
+    if found.in_background and not found.is_finished:
+        say("\nit goes on by itself, in a process with the role admin")
+    elif not found.is_finished:
         group = "dlq" if found.of == "dead letters" else "events"
         say(f"\nit is still going on, or goes on with: relay {group} replay --resume {replay_id}")
+
+
+@replays.command(short_help="End one with what it has queued.")
+@click.argument("replay_id", metavar="REPLAY")
+@click.option("--reason", metavar="TEXT", help="Why; kept in the operator log.")
+@common
+@coroutine
+async def cancel(call: Call, replay_id: str, reason: str | None) -> None:
+    """End a replay of many (rpl_…): nothing more is queued, and what is queued already is sent."""
+    from relay.store import deadletters, runs
+    from relay.store import replays as events
+
+    async with call.database() as database, database.begin() as connection:
+        found = await runs.find_replay(connection, replay_id)
+        if found is None:
+            raise Failure(f"there is no replay {replay_id!r}")
+        end = events.cancel if found.of == "events" else deadletters.cancel
+        if not await end(connection, replay_id, call.operator(reason)):
+            raise Failure(f"{replay_id} is finished: it has queued {found.queued} events")
+        ended = await runs.find_replay(connection, replay_id)
+        assert ended is not None, "it was there a moment ago"
+    if call.json:
+        write_json(_fields(ended))
+    else:
+        say(f"{replay_id} is cancelled: {ended.queued} of {ended.matched} are queued")
 
 
 def _fields(replay: Told) -> dict[str, Any]:

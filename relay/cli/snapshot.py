@@ -13,8 +13,8 @@ from relay.cli.completion import source_names
 from relay.cli.durations import moment_of_flag
 from relay.cli.failures import Failure
 from relay.cli.output import say, warn, write_fields, write_json, write_table
-from relay.cli.snapshot_plan import Asked, plan, try_key
 from relay.cli.snapshot_watch import watch
+from relay.cli.stripe_key import try_key
 from relay.display import duration
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ async def start(
     """
     from relay.store import events, snapshots, sources
     from relay.store.sealing import Seal
+    from relay.store.snapshot_plan import Asked, plan
 
     asked = Asked(
         resources=resources,
@@ -172,21 +173,18 @@ async def show(call: Call, snapshot_id: str, watching: bool) -> None:
 
 
 def _write(found: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+    from relay.store import snapshots
+
     shown = {name: value for name, value in found.items() if name != "resources"}
     shown["took"] = duration(shown.pop("seconds"))
     write_fields(shown)
     say()
-    write_table([each | {"read": share_read(each)} for each in rows], _PROGRESS, "no resources")
+    rows = [each | {"read": _percent(snapshots.share_read(each))} for each in rows]
+    write_table(rows, _PROGRESS, "no resources")
 
 
-def share_read(row: dict[str, Any]) -> str | None:
-    """How much of the creation times in question is behind the cursors, as far as is known."""
-    if row["state"] == "finished":
-        return "100 %"
-    if row["read_seconds"] is None:
-        return None
-    total = row["read_seconds"] + row["unread_seconds"]
-    return f"{100 * row['read_seconds'] / max(total, 1):.0f} %"
+def _percent(share: float | None) -> str | None:
+    return None if share is None else f"{100 * share:.0f} %"
 
 
 @snapshot.command()

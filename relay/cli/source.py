@@ -336,7 +336,8 @@ async def delete(call: Call, name_or_id: str, discard_pending: bool) -> None:
 
 async def _initial_load(call: Call, config: SourceConfig, stripe_key: str | None) -> Plan:
     """What a new source is to be filled with. Raises ConfigError and Failure, see the plan."""
-    from relay.cli.snapshot_plan import Asked, plan, try_key
+    from relay.cli.stripe_key import try_key
+    from relay.store.snapshot_plan import Asked, plan
 
     wanted = plan(config, stripe_key, Asked())
     assert stripe_key is not None, "there is no plan without a key"

@@ -79,6 +79,8 @@ class Run(msgspec.Struct, frozen=True):
     overtaken: int = 0
     refused: dict[str, int] = {}
     finished: bool = False
+    cancelled: bool = False
+    background: bool = False
 
 
 def _conditions(wanted: Filter, *, open_only: bool) -> list[ColumnElement[bool]]:
@@ -235,10 +237,13 @@ async def look_at_some(connection: AsyncConnection, run: Run, *, limit: int = BA
     return _after(run, page, await look(connection, list(page)))
 
 
-async def begin(connection: AsyncConnection, run: Run, operator: Operator) -> Run:
+async def begin(
+    connection: AsyncConnection, run: Run, operator: Operator, *, background: bool = False
+) -> Run:
     """Write down a run that was prepared, or looked through: it is found by its id from now on.
 
-    It is about what was there then, and not about what has died since.
+    It is about what was there then, and not about what has died since. With ``background`` the
+    processes with the role admin go on with it.
     """
     samples = run.refused.get(_SAMPLE, 0)
     run = Run(
@@ -247,6 +252,7 @@ async def begin(connection: AsyncConnection, run: Run, operator: Operator) -> Ru
         matched=run.matched,
         last=run.last,
         refused={_SAMPLE: samples} if samples else {},
+        background=background,
     )
     await _write_down(connection, run, operator)
     return run
@@ -273,6 +279,17 @@ async def queue_some(
     after = _after(run, page, await _queue(connection, list(page), run.replay_id))
     await _write_down(connection, after, operator)
     return after
+
+
+async def cancel(connection: AsyncConnection, replay_id: str, operator: Operator) -> bool:
+    """End a run with what it has queued, which is sent. False when it is finished already."""
+    await hold(connection, replay_id)
+    run = await find_run(connection, replay_id)
+    if run is None or run.finished:
+        return False
+    ended = msgspec.structs.replace(run, finished=True, cancelled=True)
+    await _write_down(connection, ended, operator)
+    return True
 
 
 async def _write_down(connection: AsyncConnection, run: Run, operator: Operator) -> None:

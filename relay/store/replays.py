@@ -69,6 +69,8 @@ class Run(msgspec.Struct, frozen=True):
     tail: int
     queued: int
     finished: bool = False
+    cancelled: bool = False
+    background: bool = False
     redacted: int = 0
     matched: int = 0
 
@@ -148,9 +150,16 @@ async def unpaused_sources(connection: AsyncConnection, choice: Choice) -> list[
 
 
 async def begin(
-    connection: AsyncConnection, choice: Choice, matched: int, operator: Operator
+    connection: AsyncConnection,
+    choice: Choice,
+    matched: int,
+    operator: Operator,
+    *,
+    background: bool = False,
 ) -> Run:
     """Keep places in the line for ``matched`` events, and write the run down.
+
+    With ``background`` the processes with the role admin go on with it.
 
     Raises what PostgreSQL raises when the line is not to be had within two seconds.
     """
@@ -180,6 +189,7 @@ async def begin(
         tail=tail,
         queued=0,
         matched=matched,
+        background=background,
     )
     await _write_down(connection, run, operator)
     return run
@@ -189,6 +199,18 @@ async def find_run(connection: AsyncConnection, replay_id: str) -> Run | None:
     """A run as the operator log knows it."""
     details = await last_details(connection, EVENTS, replay_id, "choice")
     return None if details is None else msgspec.convert(details, Run)
+
+
+async def cancel(connection: AsyncConnection, replay_id: str, operator: Operator) -> bool:
+    """End a run with what it has queued, which is sent. False when it is finished already."""
+    await hold(connection, replay_id)
+    run = await find_run(connection, replay_id)
+    if run is None or run.finished:
+        return False
+    await _move_behind(connection, run)
+    ended = msgspec.structs.replace(run, finished=True, cancelled=True)
+    await _write_down(connection, ended, operator)
+    return True
 
 
 async def _write_down(connection: AsyncConnection, run: Run, operator: Operator) -> None:

@@ -21,7 +21,7 @@ class Told(msgspec.Struct, frozen=True):
     """One replay. ``left_out`` could not be sent: redacted, or no events; ``matched`` are both.
 
     ``filter`` is what it was chosen by, None for a few that were named. ``updated_at`` is when it
-    was brought further the last time.
+    was brought further the last time. One that was cancelled is finished with what it had queued.
     """
 
     replay_id: str
@@ -35,6 +35,9 @@ class Told(msgspec.Struct, frozen=True):
     queued: int
     left_out: int
     filter: dict[str, Any] | None
+    is_cancelled: bool = False
+    in_background: bool = False
+    """The processes with the role admin go on with it by themselves, until it is finished."""
 
 
 class Progress(msgspec.Struct, frozen=True):
@@ -119,12 +122,32 @@ def _told(row: Any) -> Told:
         queued=queued,
         left_out=left_out,
         filter=wanted and {name: value for name, value in wanted.items() if value is not None},
+        is_cancelled=details.get("cancelled", False),
+        in_background=details.get("background", False),
     )
 
 
 def _count(ids: dict[str, Any] | list[int]) -> int:
     """Of what `events.told` made of ids; builds before it wrote the ids down."""
     return len(ids) if isinstance(ids, list) else ids["count"]
+
+
+_UNFINISHED = """
+SELECT b.target, b.action, b.who, b.reason, b.at AS started_at, e.at AS updated_at, e.details
+FROM (
+    SELECT min(id) AS first, max(id) AS last FROM relay.operator_log
+    WHERE action = ANY (:actions) AND details @> '{"background": true}' GROUP BY target
+) l
+JOIN relay.operator_log b ON b.id = l.first
+JOIN relay.operator_log e ON e.id = l.last
+WHERE NOT (e.details ->> 'finished')::boolean ORDER BY b.id
+"""
+
+
+async def unfinished_in_background(connection: AsyncConnection) -> list[Told]:
+    """Replays that somebody has to go on with, the oldest first. Reads the whole operator log."""
+    given = {"actions": [EVENTS, DEAD_LETTERS]}
+    return [_told(row) for row in await connection.execute(sql(_UNFINISHED), given)]
 
 
 async def progress(connection: AsyncConnection, replay: Told) -> Progress:

@@ -15,6 +15,7 @@ from relay.core.listings import LISTINGS, Listing
 from relay.core.routing import RouteBy
 from relay.core.scan import STRIPE_BEGAN
 from relay.store.snapshot_tables import snapshot, snapshot_range
+from relay.store.text import is_storable
 
 Action = Literal["pause", "resume", "cancel"]
 
@@ -95,17 +96,35 @@ async def list_snapshots(
     return [dict(row._mapping) for row in found]
 
 
-async def show(connection: AsyncConnection, snapshot_id: str) -> dict[str, Any]:
-    """One snapshot with its counts. Raises ConfigError when there is none of that id."""
+async def find(connection: AsyncConnection, snapshot_id: str) -> dict[str, Any] | None:
+    """One snapshot with its counts."""
+    if not is_storable(snapshot_id):
+        return None
     found = await connection.execute(
         text("SELECT * FROM relay.snapshots WHERE id = :id"), {"id": snapshot_id}
     )
     row = found.one_or_none()
-    if row is None:
+    return None if row is None else dict(row._mapping)
+
+
+async def show(connection: AsyncConnection, snapshot_id: str) -> dict[str, Any]:
+    """One snapshot with its counts. Raises ConfigError when there is none of that id."""
+    found = await find(connection, snapshot_id)
+    if found is None:
         raise ConfigError(
             f"there is no snapshot {snapshot_id!r}: `relay snapshot list` shows which there are"
         )
-    return dict(row._mapping)
+    return found
+
+
+def share_read(row: dict[str, Any]) -> float | None:
+    """Of a row of ``progress``: how much of the time in question is behind the cursors, 0 to 1."""
+    if row["state"] == "finished":
+        return 1.0
+    if row["read_seconds"] is None:
+        return None
+    total = row["read_seconds"] + row["unread_seconds"]
+    return float(row["read_seconds"] / max(total, 1))
 
 
 _TIMELESS = [

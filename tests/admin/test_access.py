@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from relay.admin import gate
-from relay.admin.access import SESSION_SECONDS, Throttle, Tokens
+from relay.admin.access import SESSION_SECONDS, Throttle, Tokens, name_of
 from relay.admin.gate import is_loopback
 from tests.admin.reader import Page
 from tests.admin.world import LISTS, LOCKED, OPERATOR, PAGES, VIEWER, Served, csrf_token, served
@@ -65,13 +65,15 @@ def test_a_session_ends() -> None:
 def test_an_altered_session_is_none() -> None:
     tokens = Tokens(OPERATOR, VIEWER)
     cookie = tokens.begin("viewer")
-    role, ends, nonce, signature = cookie.split(".")
+    role, ends, nonce, name, signature = cookie.split(".")
     for wrong in (
-        f"operator.{ends}.{nonce}.{signature}",
-        f"{role}.{int(ends) + 1}.{nonce}.{signature}",
-        f"{role}.{ends}.{'0' * 32}.{signature}",
-        f"{role}.{ends}.{nonce}.{'0' * 64}",
-        f"{role}.{ends}.{nonce}",
+        f"operator.{ends}.{nonce}.{name}.{signature}",
+        f"{role}.{int(ends) + 1}.{nonce}.{name}.{signature}",
+        f"{role}.{ends}.{'0' * 32}.{name}.{signature}",
+        f"{role}.{ends}.{nonce}.{b'eve'.hex()}.{signature}",
+        f"{role}.{ends}.{nonce}.{name}.{'0' * 64}",
+        f"{role}.{ends}.{nonce}.{name}",
+        f"{role}.{ends}.{nonce}.{signature}",
         cookie + "0",
         "",
     ):
@@ -356,3 +358,48 @@ async def test_with_a_token_any_name_is_good(database_url: str) -> None:
     async with served(database_url, **LOCKED) as world:
         answer = await world.client(OPERATOR, host="relay.example.com").get("/api/overview")
         assert answer.status_code == 200
+
+
+# --- names --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("ana", "ana"),
+        ("  Åsa \n Öberg ", "Åsa Öberg"),
+        ("\x1b[31mred\u202e", "[31mred"),
+        ("x" * 200, "x" * 60),
+        ("\U0001f600" * 60, "\U0001f600" * 60),
+        ("", ""),
+    ],
+)
+def test_a_session_keeps_the_name_that_was_given(given: str, kept: str) -> None:
+    tokens = Tokens(OPERATOR)
+    cookie = tokens.begin("operator", name_of(given))
+    found = tokens.read(cookie)
+    assert found is not None
+    assert found.name == kept
+    assert found.who == (f"{kept} (dashboard)" if kept else "dashboard")
+    head, number, _, signature = cookie.rsplit(".", 3)
+    assert tokens.read(f"{head}.{number}.{b'eve'.hex()}.{signature}") is None
+
+
+async def test_who_acts_is_in_the_operator_log(
+    dashboard: Served, pg: asyncpg.Connection, source_id: int
+) -> None:
+    (event,) = await store(pg, new_event(source_id, "evt_1"))
+    browser = dashboard.client()
+    answer = await browser.post("/login", data={"token": OPERATOR, "name": "Åsa"})
+    assert answer.status_code == 303
+    form = {"reason": "a", "csrf_token": await csrf_token(browser, f"/events/{event}")}
+    assert (await browser.post(f"/events/{event}/retry", data=form)).status_code == 303
+    program = dashboard.client(OPERATOR)
+    named = {"x-relay-operator": "nightly \u00e9".encode()}
+    for headers in (named, {}):
+        answer = await program.post(
+            f"/api/events/{event}/retry", json={"reason": "b"}, headers=headers
+        )
+        assert answer.status_code == 200, answer.text
+    rows = await pg.fetch("SELECT who FROM relay.operator_log ORDER BY id")
+    assert [row["who"] for row in rows] == ["Åsa (dashboard)", "nightly é (API)", "API"]

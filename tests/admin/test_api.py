@@ -72,16 +72,26 @@ async def test_the_schema_has_every_path_and_every_way_to_fail(dashboard: Served
     schema = json.loads(answer.content)
     assert schema["openapi"].startswith("3.1")
     reading = {"overview", "events", "events/{inbox_id}", "objects/{object_id}"}
-    reading |= {"dead-letters", "operator-log"}
+    reading |= {"dead-letters", "operator-log", "replays", "replays/{replay_id}"}
+    reading |= {"snapshots", "snapshots/{snapshot_id}"}
     changing = {f"events/{{inbox_id}}/{action}" for action in ACTIONS}
-    assert schema["paths"].keys() == {f"/api/{name}" for name in reading | changing}
-    for path, methods in schema["paths"].items():
-        ((method, told),) = methods.items()
-        assert method == ("post" if path.rpartition("/")[2] in ACTIONS else "get")
-        assert {"200", "401", "503"} <= told["responses"].keys()
-        assert told["summary"]
+    changing |= {"replays", "replays/{replay_id}/cancel", "snapshots"}
+    changing |= {f"snapshots/{{snapshot_id}}/{name}" for name in ("pause", "resume", "cancel")}
+    told = {
+        (method, path): each
+        for path, methods in schema["paths"].items()
+        for method, each in methods.items()
+    }
+    wanted = {("get", f"/api/{name}") for name in reading}
+    assert told.keys() == wanted | {("post", f"/api/{name}") for name in changing}
+    for (method, path), each in told.items():
+        begun = {"/api/replays": "202", "/api/snapshots": "201"}
+        done = begun.get(path, "200") if method == "post" else "200"
+        assert {done, "401", "503"} <= each["responses"].keys()
+        assert each["summary"]
         if method == "post":
-            assert {"400", "403", "404", "409"} <= told["responses"].keys()
+            assert {"400", "403", "409"} <= each["responses"].keys()
+            assert ("404" in each["responses"]) == ("{" in path)
     names = {each["name"] for each in schema["paths"]["/api/events"]["get"]["parameters"]}
     assert names == {
         *("event_id", "type", "object", "state", "error", "source"),

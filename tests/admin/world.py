@@ -18,13 +18,25 @@ OPERATOR = "token-of-the-operator"
 VIEWER = "token-of-a-viewer"
 LOCKED = {"admin_token": OPERATOR, "admin_viewer_token": VIEWER}
 
-PAGES = ("/", "/parts/overview", "/events", "/dead-letters", "/operator-log", "/objects?id=cus_1")
+PAGES = (
+    "/",
+    "/parts/overview",
+    "/events",
+    "/dead-letters",
+    "/operator-log",
+    "/replays",
+    "/replays/new?of=events",
+    "/snapshots",
+    "/objects?id=cus_1",
+)
 LISTS = (
     "/api/overview",
     "/api/events",
     "/api/objects/cus_1",
     "/api/dead-letters",
     "/api/operator-log",
+    "/api/replays",
+    "/api/snapshots",
 )
 
 

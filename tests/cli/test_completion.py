@@ -54,6 +54,7 @@ async def test_bash_takes_the_script() -> None:
         (("sou",), ["source"]),
         (("dlq", ""), ["list", "show", "replay", "discard"]),
         (("replays", "s"), ["show"]),
+        (("replays", "c"), ["cancel"]),
         (("dlq", "replay", "--res"), ["--resume"]),
         (("events", "list", "--state", "de"), ["dead", "delivered"]),
         (("completion", ""), ["bash", "zsh", "fish"]),

@@ -98,3 +98,32 @@ async def test_one_way_of_choosing_at_a_time(relay: Relay, ids: list[int]) -> No
     for state, hint in (("dead", "`relay dlq replay`"), ("pending", "will be sent anyway")):
         result = await relay("events", "replay", "--state", state, exits=2)
         assert hint in result.stderr
+
+
+async def test_one_is_cancelled(
+    relay: Relay, ids: list[int], database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limited = replays.queue_some
+    calls = 0
+
+    async def once(*args: object, **kwargs: object) -> replays.Run:
+        nonlocal calls
+        calls += 1
+        if calls > 1:
+            raise OSError("the connection was lost")
+        return await limited(*args, limit=1)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(replays, "queue_some", once)
+        await relay("events", "replay", "--source", "acme", "--yes", exits=1)
+    (found,) = output(await relay("replays", "list", "--json"))
+    assert (found["queued"], found["is_finished"], found["is_cancelled"]) == (1, False, False)
+    name = found["replay_id"]
+    done = await relay("replays", "cancel", name, "--reason", "a mistake")
+    assert f"{name} is cancelled: 1 of 3 are queued" in done.stdout
+    assert "it was cancelled" in (await relay("replays", "show", name)).stdout
+    again = await relay("replays", "cancel", name, exits=1)
+    assert f"{name} is finished: it has queued 1 events" in again.stderr
+    unknown = await relay("replays", "cancel", "rpl_x", exits=1)
+    assert "there is no replay 'rpl_x'" in unknown.stderr
+    assert [each for each, _ in await queued(database)] == ids[:1]

@@ -10,7 +10,6 @@ from typing import Any
 import asyncpg
 import msgspec
 
-from relay.cli.snapshot_plan import Asked, plan
 from relay.core.source import SourceConfig
 from relay.dev.stripe_api import FakeStripe
 from relay.settings import Settings
@@ -19,6 +18,7 @@ from relay.store import ranges, snapshots, sources
 from relay.store.engine import Database
 from relay.store.ranges import Range
 from relay.store.sealing import Seal, new_key
+from relay.store.snapshot_plan import Asked, plan
 
 
 class World:

@@ -195,6 +195,24 @@ async def test_what_waits_goes_behind_the_older_events_of_its_object(
     assert (row.attempts, row.replay_id) == (1, None)
 
 
+async def test_a_run_that_is_cancelled_leaves_its_objects_in_order(
+    database: Database, pg: asyncpg.Connection, source_id: int
+) -> None:
+    a, b = await delivered(pg, source_id, "a", "b")
+    (newer,) = await store(pg, new_event(source_id, "newer"))
+    run, _ = await begin(database, chosen())
+    run = await go_on(database, run, limit=1)
+    async with database.begin() as connection:
+        assert await replays.cancel(connection, run.replay_id, OPERATOR)
+    assert await line(pg) == [a, newer], "what waited is sent after what was queued before it"
+    run = await go_on(database, run)
+    assert (run.finished, run.cancelled, run.queued) == (True, True, 1)
+    assert b not in await line(pg)
+    async with database.begin() as connection:
+        assert not await replays.cancel(connection, run.replay_id, OPERATOR)
+        assert not await replays.cancel(connection, "rpl_x", OPERATOR)
+
+
 async def test_the_beginning_waits_for_whoever_is_storing(
     database: Database, pg: asyncpg.Connection, other: asyncpg.Connection, source_id: int
 ) -> None:

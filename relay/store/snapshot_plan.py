@@ -1,22 +1,24 @@
-"""What a snapshot is going to read, or why it cannot: for `snapshot start` and `source create`."""
+"""What a snapshot is going to read, or why it cannot be."""
 
 from __future__ import annotations
 
 from datetime import datetime
 from difflib import get_close_matches
-from typing import TYPE_CHECKING
 
 import msgspec
 
-from relay.cli.failures import Failure
-from relay.cli.output import warn
 from relay.core.errors import ConfigError
-
-if TYPE_CHECKING:
-    from relay.core.listings import Listing
-    from relay.core.source import SourceConfig
-    from relay.settings import Settings
-    from relay.store.snapshots import Plan
+from relay.core.listings import (
+    API_VERSION,
+    LISTINGS,
+    NOT_LISTED,
+    Listing,
+    listing_of,
+    listings_of,
+)
+from relay.core.source import SourceConfig
+from relay.core.stripe_key import key_mode
+from relay.store.snapshots import Plan
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,10 +32,6 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
 
 def plan(config: SourceConfig, stripe_key: str | None, asked: Asked) -> Plan:
     """Raises ConfigError with the fix where something stands in the way."""
-    from relay.core.listings import API_VERSION
-    from relay.core.stripe_key import key_mode
-    from relay.store.snapshots import Plan
-
     if stripe_key is None:
         raise ConfigError(
             f"source {config.name} has no Stripe key: make a restricted one that may read, and"
@@ -63,8 +61,6 @@ def plan(config: SourceConfig, stripe_key: str | None, asked: Asked) -> Plan:
 
 
 def _listings(config: SourceConfig, resources: tuple[str, ...]) -> tuple[tuple[str, Listing], ...]:
-    from relay.core.listings import listings_of
-
     possible = {
         each.name(config.route_by): each for each in listings_of(config.resources, config.route_by)
     }
@@ -80,8 +76,6 @@ def _listings(config: SourceConfig, resources: tuple[str, ...]) -> tuple[tuple[s
 
 
 def _why_not(name: str, config: SourceConfig, possible: dict[str, Listing]) -> str:
-    from relay.core.listings import LISTINGS, NOT_LISTED, listing_of
-
     if name in NOT_LISTED:
         return f"{name} cannot be snapshotted: {NOT_LISTED[name]}"
     if listing_of(name, config.route_by) is not None:
@@ -93,29 +87,3 @@ def _why_not(name: str, config: SourceConfig, possible: dict[str, Listing]) -> s
     near = get_close_matches(name, known, 1, 0.6)
     hint = f"; did you mean {near[0]}?" if near else ""
     return f"{name} cannot be snapshotted: of source {config.name} {', '.join(possible)} can{hint}"
-
-
-async def try_key(settings: Settings, stripe_key: str, wanted: Plan, source: str) -> None:
-    """Ask for one object, so that a wrong key is told here and not in a log.
-
-    Raises Failure when the key is refused as such. What may not be read is only a warning: the
-    other resources can be.
-    """
-    from relay.core.listings import BY_PARENT_HINT
-    from relay.stripe import Delayed, Refused, StripeApi
-
-    async with StripeApi(settings.stripe_api_base, stripe_key) as api:
-        for name, listing in wanted.listings:
-            fixed = (*listing.passes[0], ("limit", "1"))
-            match await api.list_page(listing.path, fixed, created_field=listing.created_field):
-                case Refused(scope="snapshot") as refusal:
-                    raise Failure(
-                        f"Stripe refuses the key: {refusal}; give the source another one:"
-                        f" `relay source update {source} --stripe-api-key …`"
-                    )
-                case Refused() as refusal if name not in wanted.by_parent:  # asked another way
-                    is_by_parent = listing.is_about_parent(refusal.param)
-                    warn(f"{name}: {refusal}" + (f": {BY_PARENT_HINT}" if is_by_parent else ""))
-                case Delayed() as answer:
-                    warn(f"Stripe does not answer now: {answer}; the snapshot goes on trying")
-                    return
