@@ -30,12 +30,12 @@ from benchmarks.parts import (
     wait_for_port,
 )
 from benchmarks.stripe_paging import LISTS, PAGE
-from relay.cli.snapshot_plan import Asked, plan
 from relay.core.listings import listing_of
 from relay.dev.postgres import EmbeddedPostgres
 from relay.dev.stripe_api.server import LIVE_KEY
 from relay.store import snapshots, sources
 from relay.store.engine import Database
+from relay.store.snapshot_plan import Asked, plan
 
 OBJECTS = 5_000
 """Of each of the eight lists."""
