@@ -7,6 +7,7 @@ there is work, rests when there is none, backs off when it fails, and ends when 
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import random
 import signal
@@ -46,6 +47,8 @@ _FOLLOWER_SECONDS = 0.25
 # Nobody waits for the first page of a snapshot.
 _READER_SECONDS = 1.0
 _SCHEMA_SECONDS = 2.0
+# Objects, net of those that are gone again.
+_COLLECT_AFTER = 20_000
 # Whoever begins a replay in the dashboard looks at it.
 _REPLAYER_SECONDS = 1.0
 
@@ -358,5 +361,17 @@ async def serve(settings: Settings, roles: Collection[Role] = ROLES) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with running(settings, roles):
+        _collect_less()
         await stop.wait()
         _log.info("app.draining")
+
+
+def _collect_less() -> None:
+    """Leave what was loaded out of garbage collection, and look for cycles less often.
+
+    A batch makes thousands of objects at a time, none of them in a cycle; by default each few
+    hundred of them have the collector go through them, which took a sixth of a forwarder's time.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_COLLECT_AFTER, 20, 20)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 
-class Record(msgspec.Struct, frozen=True):
+class Record(msgspec.Struct, frozen=True, gc=False):
     """What the forwarder hands to Kafka.
 
     `value` is None for a tombstone. `op` is the Debezium-style letter that the receipt keeps:

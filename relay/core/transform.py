@@ -33,7 +33,7 @@ _CHANGE_TYPES: Final = {"created": "CREATE", "updated": "UPDATE", "deleted": "DE
 _TRUE: Final = b"true"
 
 
-class StoredEvent(msgspec.Struct, frozen=True):
+class StoredEvent(msgspec.Struct, frozen=True, gc=False):
     """An event as the inbox holds it. `event_type` is None only for a refused body.
 
     `body` is None once it was redacted: then there is nothing that a record could be made of.
@@ -53,7 +53,7 @@ class StoredEvent(msgspec.Struct, frozen=True):
     replay_id: str | None = None
 
 
-class Deliver(msgspec.Struct, frozen=True):
+class Deliver(msgspec.Struct, frozen=True, gc=False):
     """Produce these, in this order. `children_dropped` counts list elements without a key."""
 
     records: tuple[Record, ...]
@@ -65,13 +65,13 @@ DEAD_CODES: Final = ("no_route", "invalid_topic")
 """And the codes of UnusableEvent."""
 
 
-class Skip(msgspec.Struct, frozen=True):
+class Skip(msgspec.Struct, frozen=True, gc=False):
     """Deliberately not sent, see `SKIP_REASONS`."""
 
     reason: str
 
 
-class Dead(msgspec.Struct, frozen=True):
+class Dead(msgspec.Struct, frozen=True, gc=False):
     """Can never be sent as things are, see `DEAD_CODES`."""
 
     code: str

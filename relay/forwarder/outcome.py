@@ -21,7 +21,7 @@ from relay.store.tables import QUEUE_EVENT
 TRANSIENT_SECONDS = (0.5, 3.0)
 
 
-class Plan(msgspec.Struct):
+class Plan(msgspec.Struct, gc=False):
     """A row on its way through the batch.
 
     ``verdict`` is set when it is decided without Kafka; for a failure ``wait_seconds`` may say

@@ -111,7 +111,7 @@ _PRODUCER_LOST: Final = frozenset(
 )
 
 
-class Failure(msgspec.Struct, frozen=True):
+class Failure(msgspec.Struct, frozen=True, gc=False):
     """Why a record was not acknowledged. ``code`` is stable: ``kafka_<name of the error>``.
 
     With ``producer_lost`` the next records of this producer would fare no better. With
@@ -126,7 +126,7 @@ class Failure(msgspec.Struct, frozen=True):
     has_arrived: bool = False
 
 
-class Acknowledged(msgspec.Struct, frozen=True):
+class Acknowledged(msgspec.Struct, frozen=True, gc=False):
     """Where Kafka has put a record."""
 
     partition: int

@@ -93,7 +93,7 @@ CROSS JOIN LATERAL (
 """  # noqa: S608 - a constant of ours
 
 
-class QueueRow(msgspec.Struct, frozen=True):
+class QueueRow(msgspec.Struct, frozen=True, gc=False):
     """One place in the line. ``number`` orders it within its lane.
 
     ``settings_at``, where the row was claimed: when the settings of its source were last changed.
@@ -114,7 +114,7 @@ class QueueRow(msgspec.Struct, frozen=True):
     settings_at: datetime | None = None
 
 
-class Parking(msgspec.Struct, frozen=True):
+class Parking(msgspec.Struct, frozen=True, gc=False):
     """A row that goes back into the line: not before ``seconds`` from now.
 
     ``attempts`` is its new count; it does not grow when the failure was not its own. ``alone`` has

@@ -13,7 +13,7 @@ from relay.store.tables import QUEUE_DEAD_LETTER_COPY, QUEUE_EVENT
 from relay.store.text import storable
 
 
-class Receipt(msgspec.Struct, frozen=True):
+class Receipt(msgspec.Struct, frozen=True, gc=False):
     """The place of one record in Kafka."""
 
     topic: str
@@ -23,7 +23,7 @@ class Receipt(msgspec.Struct, frozen=True):
     op: str
 
 
-class Settled(msgspec.Struct, frozen=True):
+class Settled(msgspec.Struct, frozen=True, gc=False):
     """A row that is done: its records in order, or the reason why it was skipped."""
 
     row: QueueRow
@@ -31,7 +31,7 @@ class Settled(msgspec.Struct, frozen=True):
     skipped: str | None = None
 
 
-class Death(msgspec.Struct, frozen=True):
+class Death(msgspec.Struct, frozen=True, gc=False):
     """A row that can never work. ``copy_key_hash`` queues a copy for the dead letter topic."""
 
     row: QueueRow
