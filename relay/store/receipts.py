@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from uuid import UUID
 
 import asyncpg
@@ -65,25 +65,40 @@ async def read_dead_letters(
     return {row["inbox_id"]: DeadLetterHead(*tuple(row)[1:]) for row in rows}
 
 
-# Rows out, receipts in, the note away: one statement, one round trip for the whole batch.
+# Rows out, the receipts of their first records in, the note away: one statement, one round trip for
+# the whole batch. What a receipt repeats of its row comes out of the queue again, which is half the
+# price of sending it there.
 _SETTLE = """
 WITH gone AS (
-    DELETE FROM relay.queue q USING unnest($1::int[], $2::smallint[], $3::bigint[])
-        AS d (source_id, lane, number)
+    DELETE FROM relay.queue q
+    USING unnest($1::int[], $2::smallint[], $3::bigint[], $4::text[], $5::int[], $6::bigint[],
+                 $7::text[], $8::text[], $9::text[])
+        AS d (source_id, lane, number, topic, partition, "offset", key, op, skipped)
     WHERE q.source_id = d.source_id AND q.lane = d.lane AND q.number = d.number
-    RETURNING 1
+    RETURNING q.inbox_id, q.received_at, q.number, q.kind, q.attempts, q.replay_id,
+        d.topic, d.partition, d."offset", d.key, d.op, d.skipped
 ), proof AS (
-    INSERT INTO relay.receipt (inbox_id, received_at, number, record, kind, attempts, topic,
-        partition, "offset", key, op, skipped, replay_id, produced_at)
-    SELECT *, clock_timestamp()
-    FROM unnest($4::bigint[], $5::timestamptz[], $6::bigint[], $7::int[], $8::smallint[],
-        $9::smallint[], $10::text[], $11::int[], $12::bigint[], $13::text[], $14::text[],
-        $15::text[], $16::text[])
+    INSERT INTO relay.receipt (inbox_id, received_at, number, record, kind, attempts, replay_id,
+        topic, partition, "offset", key, op, skipped, produced_at)
+    SELECT inbox_id, received_at, number, 0, kind, attempts, replay_id,
+        topic, partition, "offset", key, op, skipped, clock_timestamp()
+    FROM gone
 ), note AS (
-    DELETE FROM relay.batch_note WHERE id = $17
+    DELETE FROM relay.batch_note WHERE id = $10
 )
 SELECT count(*) FROM gone
 """
+
+# Those of the second record of a row, and of all after it.
+_PROVE_MORE = """
+INSERT INTO relay.receipt (inbox_id, received_at, number, record, kind, attempts, replay_id,
+    topic, partition, "offset", key, op, produced_at)
+SELECT *, clock_timestamp()
+FROM unnest($1::bigint[], $2::timestamptz[], $3::bigint[], $4::int[], $5::smallint[],
+    $6::smallint[], $7::text[], $8::text[], $9::int[], $10::bigint[], $11::text[], $12::text[])
+"""
+
+_NOWHERE = (None, None, None, None, None)
 
 
 async def settle(pg: asyncpg.Connection, settled: Sequence[Settled], note_id: UUID | None) -> None:
@@ -92,45 +107,46 @@ async def settle(pg: asyncpg.Connection, settled: Sequence[Settled], note_id: UU
     Raises RuntimeError when a row was not there: somebody settled it without holding its lane, and
     the transaction must be rolled back. Raises ValueError for a row without a proof.
     """
-    rows = [each.row for each in settled]
-    proofs = [proof for each in settled for proof in _proofs(each)]
-    columns = [list(column) for column in zip(*proofs, strict=True)] or [[]] * 13
-    gone = await pg.fetchval(
-        _SETTLE,
-        [row.source_id for row in rows],
-        [row.lane for row in rows],
-        [row.number for row in rows],
-        *columns,
-        note_id,
-    )
-    if gone != len(rows):
-        raise RuntimeError(f"{len(rows) - gone} of {len(rows)} rows were settled by someone else")
+    more = [proof for each in settled if len(each.receipts) > 1 for proof in _proofs_of_more(each)]
+    if more:
+        await pg.execute(_PROVE_MORE, *map(list, zip(*more, strict=True)))
+    columns = [list(column) for column in zip(*map(_leaving, settled), strict=True)]
+    gone = await pg.fetchval(_SETTLE, *(columns or [[]] * 9), note_id)
+    if gone != len(settled):
+        raise RuntimeError(
+            f"{len(settled) - gone} of {len(settled)} rows were settled by someone else"
+        )
 
 
-def _proofs(settled: Settled) -> list[tuple[object, ...]]:
+def _leaving(settled: Settled) -> tuple[object, ...]:
+    """A row on its way out of the queue, with what proves that it may go."""
     row = settled.row
-    head = (row.inbox_id, row.received_at, row.number)
-    if settled.skipped is None and not settled.receipts:
-        raise ValueError(f"nothing proves that row {row.number} was delivered")
+    place = (row.source_id, row.lane, row.number)
     if settled.skipped is not None:
-        nowhere = (None, None, None, None, None)
-        return [(*head, 0, row.kind, row.attempts, *nowhere, settled.skipped, row.replay_id)]
-    return [
-        (
-            *head,
-            place,
+        return (*place, *_NOWHERE, settled.skipped)
+    if not settled.receipts:
+        raise ValueError(f"nothing proves that row {row.number} was delivered")
+    first = settled.receipts[0]
+    return (*place, first.topic, first.partition, first.offset, first.key, first.op, None)
+
+
+def _proofs_of_more(settled: Settled) -> Iterator[tuple[object, ...]]:
+    row = settled.row
+    for number, each in enumerate(settled.receipts[1:], start=1):
+        yield (
+            row.inbox_id,
+            row.received_at,
+            row.number,
+            number,
             row.kind,
             row.attempts,
-            receipt.topic,
-            receipt.partition,
-            receipt.offset,
-            receipt.key,
-            receipt.op,
-            None,
             row.replay_id,
+            each.topic,
+            each.partition,
+            each.offset,
+            each.key,
+            each.op,
         )
-        for place, receipt in enumerate(settled.receipts)
-    ]
 
 
 async def bury(pg: asyncpg.Connection, deaths: Sequence[Death]) -> None:
