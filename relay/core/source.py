@@ -105,7 +105,8 @@ def check_verified(config: SourceConfig, *, has_secrets: bool) -> None:
     if not has_secrets and not config.insecure:
         raise ConfigError(
             "--signing-secret is missing: Stripe shows it with the endpoint (locally"
-            " `stripe listen --print-secret`); --insecure takes events without proof, for now",
+            " `stripe listen --print-secret`); to take events without proof, for now, there is"
+            " --insecure",
             setting="--signing-secret",
         )
     if has_secrets and config.insecure:

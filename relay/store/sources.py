@@ -114,6 +114,13 @@ async def add_key(connection: AsyncConnection, source_id: int) -> str:
     return key
 
 
+async def newest_key(connection: AsyncConnection, source_id: int) -> int | None:
+    """The number of the key that was made last."""
+    newest = select(func.max(api_key.c.id)).where(api_key.c.source_id == source_id)
+    found: int | None = (await connection.execute(newest)).scalar_one()
+    return found
+
+
 async def rotate_key(connection: AsyncConnection, source_id: int, grace: timedelta) -> str:
     """A new key; the present ones end after the grace time (those that end earlier stay so)."""
     ends = func.now() + grace
