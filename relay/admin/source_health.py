@@ -13,7 +13,7 @@ from relay import display
 from relay.admin.desk import Desk
 from relay.admin.overview import SourceFigures
 from relay.core.source import SourceConfig
-from relay.store import traffic
+from relay.store import events, traffic
 from relay.store.failures import DATABASE_FAILURES
 from relay.store.sources import Source
 from relay.store.traffic import Activity, KeyState, Seen
@@ -105,9 +105,10 @@ class Pulse:
             async with self._desk.inbox() as connection:
                 activity = await traffic.activity(connection)
                 seen = await traffic.seen(connection)
+                now = await events.now(connection)
         except DATABASE_FAILURES:
             return None
-        return Lately(datetime.now(UTC), {each.source: each for each in activity}, seen)
+        return Lately(now, {each.source: each for each in activity}, seen)
 
 
 def health_of(
@@ -166,8 +167,8 @@ def _seen(config: SourceConfig, lately: Lately) -> list[Seen]:
 def _last(config: SourceConfig, lately: Lately) -> datetime | None:
     moments = [each.last for each in _seen(config, lately)]
     activity = lately.activity.get(config.name)
-    if activity is not None and activity.last is not None:
-        moments.append(lately.at - timedelta(seconds=activity.last))
+    if activity is not None and activity.last_at is not None:
+        moments.append(activity.last_at)
     return max(moments, default=None)
 
 

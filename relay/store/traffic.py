@@ -34,6 +34,7 @@ class Activity(msgspec.Struct, frozen=True, kw_only=True):
     created: float
     last: float | None
     usual_gap: float | None
+    last_at: datetime | None = None
 
     @property
     def is_silent(self) -> bool:
@@ -90,7 +91,7 @@ class PartitionState(msgspec.Struct, frozen=True, kw_only=True):
 _ACTIVITY = text(
     """
     SELECT s.name AS source, extract(epoch FROM now() - s.created_at)::float8 AS created,
-           extract(epoch FROM now() - e.last)::float8 AS last,
+           extract(epoch FROM now() - e.last)::float8 AS last, e.last AS last_at,
            extract(epoch FROM e.last - e.first)::float8 / nullif(e.events - 1, 0) AS usual_gap
     FROM relay.source s LEFT JOIN (
         SELECT source_id, count(*) AS events, min(received_at) AS first, max(received_at) AS last
