@@ -182,7 +182,7 @@ class SourceDesk:
         async with self._desk.inbox(_CHANGE_SECONDS) as connection:
             found = await _find(connection, name_or_id, lock=True)
             last = await sources.newest_key(connection, found.config.source_id)
-            if newest is not None and newest != str(last):
+            if newest is not None and newest != str(last or ""):
                 raise Refusal(
                     409,
                     f"The key of source {found.config.name} was rotated since the page was loaded:"
@@ -204,10 +204,10 @@ class SourceDesk:
                     connection, found, operator, discard_pending=discard_pending
                 )
             except NotFinished as error:
+                why = error.message[:1].upper() + error.message[1:]
                 raise Refusal(
                     409,
-                    f"{error.message.capitalize()}: let them finish, or have them given up with it"
-                    " (discard_pending).",
+                    f"{why}: let them finish, or have them given up with it (discard_pending).",
                     code=error.code,
                 ) from error
         return Deleted(

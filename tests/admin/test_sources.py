@@ -473,6 +473,18 @@ async def test_a_new_key_is_shown_once_and_not_made_twice(
     assert await log(pg) == [("dashboard", "source.rotate_key", "a new shop")]
 
 
+async def test_a_source_without_a_key_is_told_and_gets_one(
+    desk: Served, database: Database, pg: asyncpg.Connection
+) -> None:
+    there = f"/sources/{await add(database, 'Shop', 'whsec_a')}"
+    await pg.execute("DELETE FROM relay.api_key")
+    page = await page_of(desk, there)
+    assert "everything is answered 401" in page.text
+    form = WHY | {"grace": "0", "newest_key": ""}
+    page_in(await send(desk, there, f"{there}/rotate-key", form))
+    assert "everything is answered 401" not in (await page_of(desk, there)).text
+
+
 async def test_a_program_rotates_the_key(desk: Served, database: Database) -> None:
     await add(database)
     client = desk.client(OPERATOR)
@@ -515,19 +527,19 @@ async def test_one_is_paused_and_resumed(
 async def test_one_is_deleted_by_its_name(
     desk: Served, database: Database, pg: asyncpg.Connection
 ) -> None:
-    public_id = await add(database)
-    found, _ = await stored(database)
+    public_id = await add(database, "Shop")
+    found, _ = await stored(database, "Shop")
     ids = await store(pg, *(new_event(found.config.source_id) for _ in range(3)))
     await bury(pg, ids[0])
     there = f"/sources/{public_id}"
     for fields, status, why in (
-        ({"confirm": "shopp"}, 400, "write the name of the source"),
-        ({"confirm": "shop"}, 409, "2 waiting events and 1 dead letters"),
+        ({"confirm": "shop"}, 400, "write the name of the source"),
+        ({"confirm": "Shop"}, 409, "Source Shop has 2 waiting events and 1 dead letters"),
     ):
         answer = await send(desk, there, f"{there}/delete", WHY | fields)
         assert why in page_in(answer, status).text
     assert await log(pg) == []
-    form = WHY | {"confirm": " shop ", "discard_pending": "yes"}
+    form = WHY | {"confirm": " Shop ", "discard_pending": "yes"}
     answer = await send(desk, there, f"{there}/delete", form)
     assert answer.headers["location"] == "/sources?did=delete"
     assert "The source was deleted." in (await page_of(desk, "/sources?did=delete")).text
