@@ -139,7 +139,7 @@ def _of_database(error: Exception, method: str) -> Refusal | None:
 
 
 def _busy() -> Refusal:
-    return Refusal(409, "The event is in hand at this moment: try again.", code="busy")
+    return Refusal(409, "It is in hand at this moment: try again.", code="busy")
 
 
 def _answer(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:

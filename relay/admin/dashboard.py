@@ -12,7 +12,16 @@ from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.openapi.spec import Components, SecurityScheme
 from litestar.types import ASGIApp
 
-from relay.admin import api, backfill_api, backfill_pages, pages, replay_api, replay_pages
+from relay.admin import (
+    api,
+    backfill_api,
+    backfill_pages,
+    pages,
+    replay_api,
+    replay_pages,
+    source_api,
+    source_pages,
+)
 from relay.admin.access import Throttle, Tokens
 from relay.admin.answers import HANDLERS
 from relay.admin.backfills import Backfills
@@ -20,6 +29,7 @@ from relay.admin.bulk import Replayer
 from relay.admin.desk import Desk
 from relay.admin.gate import MOST_BYTES, Gate
 from relay.admin.overview import Watch
+from relay.admin.source_desk import SourceDesk
 from relay.kafka import Kafka
 from relay.settings import Settings
 from relay.store.engine import Database
@@ -56,6 +66,7 @@ class Dashboard:
         self.replayer = Replayer(database)
         self._backfills = Backfills(self._desk, settings)
         self.watch = Watch(self._desk, kafka, answers)
+        self._sources = SourceDesk(self._desk, settings, self.watch)
 
     def app(self, handlers: Sequence[HTTPRouteHandler]) -> ASGIApp:
         """All of it, and the handlers of health and metrics."""
@@ -70,6 +81,8 @@ class Dashboard:
                 *replay_api.routes(self._desk, self.replayer),
                 *backfill_pages.routes(self._desk, self._backfills),
                 *backfill_api.routes(self._backfills),
+                *source_pages.routes(self._sources),
+                *source_api.routes(self._sources),
             ],
             openapi_config=_SCHEMA,
             exception_handlers=HANDLERS,

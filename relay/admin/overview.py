@@ -43,6 +43,7 @@ class SourceFigures(msgspec.Struct, frozen=True, kw_only=True):
     """What is unfinished of one source, and what stops it."""
 
     source: str
+    id: str
     state: str
     pending: int
     retrying: int
@@ -303,6 +304,7 @@ def _source(row: Mapping[str, Any]) -> SourceFigures:
     stopped = "halted" if row["halted_at"] else "paused" if row["paused_at"] else None
     return SourceFigures(
         source=row["source"],
+        id=row["id"],
         state=stopped or "forwarding",
         pending=row["pending"],
         retrying=row["retrying"],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -14,15 +14,7 @@ from relay.cli.durations import span
 from relay.cli.failures import Failure
 from relay.cli.output import say, write_fields, write_json, write_table
 from relay.cli.source_settings import Given, setting_options
-from relay.cli.source_view import (
-    state,
-    view,
-    warn_about,
-    warn_about_address,
-    webhook_url,
-    write_key,
-)
-from relay.core.errors import ConfigError
+from relay.cli.source_view import view, warn_about, warn_about_address, write_key
 from relay.display import duration
 
 if TYPE_CHECKING:
@@ -48,30 +40,25 @@ async def create(call: Call, name: str, given: Given, with_snapshot: bool) -> No
 
     The key in the URL is shown this once: only its hash is stored.
     """
-    from relay.core.source import SourceConfig
-    from relay.store import events, snapshots, sources
+    from relay.core.source import SourceConfig, check_verified, with_settings
+    from relay.store import events, snapshots, source_changes
     from relay.store.sealing import Seal
 
     config = SourceConfig(source_id=0, public_id="", name=name)
-    config = source_settings.with_settings(config, given.settings)
-    secrets = given.signing_secrets or ()
-    _check_verified(config, secrets)
+    config = with_settings(config, given.settings)
+    check_verified(config, has_secrets=bool(given.signing_secrets))
     wanted = await _initial_load(call, config, given.stripe_api_key) if with_snapshot else None
     snapshot_id = None
     seal = Seal(call.settings.encryption_keys)
     async with call.database() as database, database.begin() as connection:
-        made, key = await sources.create(
-            connection,
-            config,
-            sealed_secrets=[seal.seal(secret.encode()) for secret in secrets],
-            sealed_stripe_key=_sealed(seal, given.stripe_api_key),
+        made, key = await source_changes.create(
+            connection, config, given.change(), seal, call.operator(None)
         )
-        await events.log(connection, call.operator(None), "source.create", made.config.public_id)
         if wanted is not None:
             # With the source, so that neither is there without the other.
             snapshot_id = await snapshots.start(connection, wanted, made.config.source_id)
             await events.log(connection, call.operator(None), "snapshot.start", snapshot_id)
-    url = webhook_url(call.settings, made.config.public_id, key)
+    url = call.settings.webhook_url(made.config.public_id, key)
     if call.json:
         loading = {} if snapshot_id is None else {"snapshot": snapshot_id}
         write_json(view(made) | {"webhook_url": url, "api_key": key} | loading)
@@ -117,7 +104,7 @@ async def show(call: Call, name_or_id: str) -> None:
         found = await sources.find(connection, name_or_id)
         left = await sources.unfinished(connection, found.config.source_id)
     shown = view(found) | {
-        "webhook_url": webhook_url(call.settings, found.config.public_id, None),
+        "webhook_url": call.settings.webhook_url(found.config.public_id, None),
         "waiting": left.queued,
         "dead": left.dead,
     }
@@ -166,43 +153,24 @@ async def update(
 
     --signing-secret replaces all secrets by the ones given.
     """
-    from relay.store import events, sources
+    from relay.store import source_changes, sources
     from relay.store.sealing import Seal
 
-    if given.is_empty and not (name or added or removed or no_stripe_api_key):
+    wanted = given.change(
+        name=name,
+        added=source_settings.read_signing_secrets(added, ()) or (),
+        removed=removed,
+        forget_stripe_key=no_stripe_api_key,
+    )
+    if wanted.is_empty:
         raise click.UsageError("nothing to change: name at least one setting")
     if no_stripe_api_key and given.stripe_api_key:
         raise click.UsageError("--stripe-api-key and --no-stripe-api-key contradict each other")
-    more = source_settings.read_signing_secrets(added, ()) or ()
     seal = Seal(call.settings.encryption_keys)
     async with call.database() as database, database.begin() as connection:
         found = await sources.find(connection, name_or_id, lock=True)
-        sealed = list(found.sealed_secrets)
-        if given.signing_secrets is not None:
-            sealed = [seal.seal(secret.encode()) for secret in given.signing_secrets]
-        present = {each: seal.open(each).decode() for each in sealed} if more or removed else {}
-        sealed += [seal.seal(s.encode()) for s in more if s not in present.values()]
-        for end in removed:
-            sealed.remove(_secret_ending(end, present))
-        changes = dict(given.settings) | ({"name": name} if name else {})
-        if sealed and "insecure" not in changes:
-            changes["insecure"] = False
-        config = source_settings.with_settings(found.config, changes)
-        _check_verified(config, sealed)
-        stripe_key = found.sealed_stripe_key
-        if given.stripe_api_key or no_stripe_api_key:
-            stripe_key = _sealed(seal, given.stripe_api_key)
-        await sources.update_settings(
-            connection,
-            found.config.source_id,
-            config,
-            sealed_secrets=sealed,
-            sealed_stripe_key=stripe_key,
-        )
-        log = {"changed": sorted(changes)}
-        operator = call.operator(None)
-        await events.log(connection, operator, "source.update", found.config.public_id, log)
-        changed = await sources.find(connection, found.config.public_id)
+        done = await source_changes.update(connection, found, wanted, seal, call.operator(None))
+        changed = done.source
     if call.json:
         write_json(view(changed))
     else:
@@ -224,15 +192,12 @@ async def update(
 @coroutine
 async def rotate_key(call: Call, name_or_id: str, grace: timedelta) -> None:
     """Make a new key for the webhook URL and print it; the old ones end after the grace time."""
-    from relay.store import events, sources
+    from relay.store import source_changes, sources
 
     async with call.database() as database, database.begin() as connection:
         found = await sources.find(connection, name_or_id, lock=True)
-        key = await sources.rotate_key(connection, found.config.source_id, grace)
-        await events.log(
-            connection, call.operator(None), "source.rotate_key", found.config.public_id
-        )
-    url = webhook_url(call.settings, found.config.public_id, key)
+        key = await source_changes.rotate_key(connection, found, grace, call.operator(None))
+    url = call.settings.webhook_url(found.config.public_id, key)
     if call.json:
         write_json(
             {
@@ -256,7 +221,7 @@ async def rotate_key(call: Call, name_or_id: str, grace: timedelta) -> None:
 @coroutine
 async def pause(call: Call, name_or_id: str) -> None:
     """Stop forwarding a source. It goes on receiving: nothing is lost."""
-    await _set_forwarding(call, name_or_id, on=False)
+    await _set_forwarding(call, name_or_id, "pause")
 
 
 @source.command(short_help="Forward again, after a pause or a halt.")
@@ -265,24 +230,21 @@ async def pause(call: Call, name_or_id: str) -> None:
 @coroutine
 async def resume(call: Call, name_or_id: str) -> None:
     """Forward again, after a pause or a halt; an event that it halted at is tried again."""
-    await _set_forwarding(call, name_or_id, on=True)
+    await _set_forwarding(call, name_or_id, "resume")
 
 
-async def _set_forwarding(call: Call, name_or_id: str, *, on: bool) -> None:
-    from relay.store import events, sources
+async def _set_forwarding(call: Call, name_or_id: str, action: Literal["pause", "resume"]) -> None:
+    from relay.store import source_changes, sources
 
     async with call.database() as database, database.begin() as connection:
         found = await sources.find(connection, name_or_id, lock=True)
-        change, action = (
-            (sources.resume, "source.resume") if on else (sources.pause, "source.pause")
+        changed = await source_changes.set_forwarding(
+            connection, found, action, call.operator(None)
         )
-        await change(connection, found.config.source_id)
-        await events.log(connection, call.operator(None), action, found.config.public_id)
-        changed = await sources.find(connection, found.config.public_id)
     if call.json:
         write_json(view(changed))
     else:
-        say(f"source {changed.config.name} is {state(changed)}")
+        say(f"source {changed.config.name} is {changed.state}")
 
 
 @source.command(short_help="Close a source.")
@@ -299,39 +261,31 @@ async def delete(call: Call, name_or_id: str, discard_pending: bool) -> None:
 
     Refused while events are unfinished, unless --discard-pending gives them up.
     """
-    from relay.store import events, snapshots, sources
+    from relay.store import source_changes, sources
 
-    discarded = (0, 0)
-    async with call.database() as database, database.begin() as connection:
-        found = await sources.find(connection, name_or_id, lock=True)
-        config = found.config
-        # First, since it waits for the pages in hand, whose events are unfinished too.
-        await snapshots.cancel_all(connection, config.source_id)
-        left = await sources.unfinished(connection, config.source_id)
-        if (left.queued or left.dead) and not discard_pending:
-            raise Failure(
-                f"source {config.name} has {left.queued} waiting events and {left.dead} dead"
-                " letters: let them finish, or give them up with --discard-pending"
+    try:
+        async with call.database() as database, database.begin() as connection:
+            found = await sources.find(connection, name_or_id, lock=True)
+            gone = await source_changes.delete(
+                connection, found, call.operator(None), discard_pending=discard_pending
             )
-        if discard_pending:
-            discarded = await events.discard_source(
-                connection, config.source_id, call.operator(None)
-            )
-        await sources.delete(connection, config.source_id)
-        await events.log(connection, call.operator(None), "source.delete", config.public_id)
+    except source_changes.NotFinished as error:
+        raise Failure(
+            f"{error.message}: let them finish, or give them up with --discard-pending"
+        ) from error
     if call.json:
         write_json(
             {
-                "id": config.public_id,
-                "name": config.name,
-                "discarded_events": discarded[0],
-                "discarded_dead_letters": discarded[1],
+                "id": gone.source.public_id,
+                "name": gone.source.name,
+                "discarded_events": gone.events,
+                "discarded_dead_letters": gone.dead_letters,
             }
         )
     else:
-        say(f"source {config.name} deleted")
-        if any(discarded):
-            say(f"given up: {discarded[0]} waiting events, {discarded[1]} dead letters")
+        say(f"source {gone.source.name} deleted")
+        if gone.events or gone.dead_letters:
+            say(f"given up: {gone.events} waiting events, {gone.dead_letters} dead letters")
 
 
 async def _initial_load(call: Call, config: SourceConfig, stripe_key: str | None) -> Plan:
@@ -343,32 +297,3 @@ async def _initial_load(call: Call, config: SourceConfig, stripe_key: str | None
     assert stripe_key is not None, "there is no plan without a key"
     await try_key(call.settings, stripe_key, wanted, config.name)
     return wanted
-
-
-def _check_verified(config: SourceConfig, secrets: object) -> None:
-    if not secrets and not config.insecure:
-        raise ConfigError(
-            "--signing-secret is missing: Stripe shows it with the endpoint (locally"
-            " `stripe listen --print-secret`); --insecure takes events without proof, for now",
-            setting="--signing-secret",
-        )
-    if secrets and config.insecure:
-        raise ConfigError(
-            "--insecure is for a source without a signing secret: leave it out",
-            setting="--insecure",
-        )
-
-
-def _sealed(seal: Any, secret: str | None) -> bytes | None:
-    return None if secret is None else seal.seal(secret.encode())
-
-
-def _secret_ending(end: str, present: dict[bytes, str]) -> bytes:
-    fitting = [sealed for sealed, secret in present.items() if secret.endswith(end.strip())]
-    if len(end.strip()) < 4 or len(fitting) != 1:
-        raise ConfigError(
-            f"--remove-signing-secret: {len(fitting)} of the source's {len(present)} secrets end"
-            " like that; give 4 or more characters that only one ends with",
-            setting="--remove-signing-secret",
-        )
-    return fitting[0]

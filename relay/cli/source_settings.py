@@ -15,7 +15,7 @@ from relay.core.errors import ConfigError
 from relay.core.stripe_key import key_mode
 
 if TYPE_CHECKING:
-    from relay.core.source import SourceConfig
+    from relay.store.source_changes import Change
 
 STDIN = "-"
 
@@ -28,10 +28,25 @@ class Given(msgspec.Struct, frozen=True, kw_only=True):
     signing_secrets: tuple[str, ...] | None
     stripe_api_key: str | None
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether no flag was given at all."""
-        return not self.settings and self.signing_secrets is None and self.stripe_api_key is None
+    def change(
+        self,
+        *,
+        name: str | None = None,
+        added: tuple[str, ...] = (),
+        removed: tuple[str, ...] = (),
+        forget_stripe_key: bool = False,
+    ) -> Change:
+        """What they ask for, with what only `source update` has."""
+        from relay.store.source_changes import Change
+
+        return Change(
+            settings=dict(self.settings) | ({"name": name} if name else {}),
+            signing_secrets=self.signing_secrets,
+            added=added,
+            removed=removed,
+            stripe_api_key=self.stripe_api_key,
+            forget_stripe_key=forget_stripe_key,
+        )
 
 
 _SETTINGS: Mapping[str, Callable[..., Any]] = {
@@ -162,15 +177,6 @@ def setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return wrapper
 
 
-def with_settings(config: SourceConfig, settings: Mapping[str, Any]) -> SourceConfig:
-    """``config`` with some settings changed. Raises ``ConfigError`` naming the wrong flag."""
-    from relay.core.source import validate
-
-    changed = msgspec.structs.replace(config, **settings)
-    validate(changed)
-    return changed
-
-
 def _split(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",")) if text.strip() else ()
 
@@ -180,6 +186,8 @@ def read_signing_secrets(values: Sequence[str], files: Sequence[Path]) -> tuple[
 
     Raises ``ConfigError``, without showing a secret.
     """
+    from relay.core.signature import check_secret
+
     if not values and not files:
         return None
     secrets: list[str] = []
@@ -188,19 +196,8 @@ def read_signing_secrets(values: Sequence[str], files: Sequence[Path]) -> tuple[
     for path in files:
         secrets += _lines("--signing-secret-file", _read(path, "--signing-secret-file"))
     for secret in secrets:
-        _check_signing_secret(secret)
+        check_secret(secret)
     return tuple(dict.fromkeys(secret.strip() for secret in secrets))
-
-
-def _check_signing_secret(secret: str) -> None:
-    from relay.core.signature import check_secret
-
-    flag = "--signing-secret"
-    check_secret(secret, flag)
-    if secret.strip().startswith(("sk_", "rk_", "pk_")):
-        raise ConfigError(f"{flag}: that is an API key; signing secrets are whsec_…", setting=flag)
-    if not (secret.strip().isascii() and secret.strip().isprintable()) or " " in secret.strip():
-        raise ConfigError(f"{flag}: has a character that no secret has", setting=flag)
 
 
 def _read_stripe_key(value: str | None, file: Path | None) -> str | None:

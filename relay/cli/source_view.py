@@ -5,21 +5,24 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from relay.cli.output import say, warn
 
 if TYPE_CHECKING:
-    from relay.core.source import SourceConfig
     from relay.settings import Settings
     from relay.store.sources import Source
 
 
 def view(source: Source) -> dict[str, Any]:
     """A source as it is shown, without its secrets."""
+    from relay.core.source import topics_of
+
     config = source.config
     return {
         "name": config.name,
         "id": config.public_id,
-        "state": state(source),
+        "state": source.state,
         "halted_code": source.halted_code,
         "halted_error": source.halted_error,
         "signing_secrets": len(source.sealed_secrets),
@@ -41,41 +44,9 @@ def view(source: Source) -> dict[str, Any]:
         "updated_at": source.updated_at,
         "paused_at": source.paused_at,
         "halted_at": source.halted_at,
-        "topics": _topics(config),
+        "topics": [msgspec.structs.asdict(each) for each in topics_of(config)],
         "warnings": _warnings(source),
     }
-
-
-def _topics(config: SourceConfig) -> list[dict[str, str]]:
-    """Where the records of a source go."""
-    from relay.core.catalog import ALL_RESOURCES, FAN_OUTS
-
-    topics = []
-    if ALL_RESOURCES in config.resources:
-        topics.append(("<resource>", "every resource, each in its own topic"))
-    topics += [(name, f"{name} objects") for name in config.resources if name != ALL_RESOURCES]
-    topics += [(FAN_OUTS[name].resource, f"elements of {name}") for name in config.fan_out]
-    if ALL_RESOURCES not in config.resources and config.unselected == "DEFAULT_TOPIC":
-        topics.append((config.default_topic, "all other resources"))
-    if config.dlq and config.dlq_topic:
-        topics.append((config.dlq_topic, "copies of dead letters"))
-    return [{"topic": config.topic_prefix + topic, "records": what} for topic, what in topics]
-
-
-def webhook_url(settings: Settings, public_id: str, key: str | None) -> str:
-    """What Stripe is to call; without a key where that is not known any more."""
-    base = settings.public_url
-    if base is None:
-        base = f"http://{settings.bind.from_here}"
-    url = f"{base}/webhooks/{public_id}"
-    return url if key is None else f"{url}?api_key={key}"
-
-
-def state(source: Source) -> str:
-    """forwarding, paused or halted."""
-    if source.halted_at is not None:
-        return "halted"
-    return "paused" if source.paused_at is not None else "forwarding"
 
 
 def _warnings(source: Source) -> list[str]:

@@ -66,12 +66,20 @@ def accept_unsigned(body: bytes) -> VerifiedBody:
 
 
 def check_secret(secret: str, setting: str = "--signing-secret") -> None:
-    """Raises ConfigError for a secret that would verify nothing, or everything."""
-    if not secret.strip():
-        raise ConfigError(
-            f"{setting} is blank; copy the signing secret of the webhook endpoint (whsec_...)",
-            setting=setting,
-        )
+    """Raises ConfigError for what is no signing secret: it would verify nothing, or everything.
+
+    Names ``setting`` and never shows the secret.
+    """
+    text = secret.strip()
+    if not text:
+        wrong = " is blank; copy the signing secret of the webhook endpoint (whsec_...)"
+    elif text.startswith(("sk_", "rk_", "pk_")):
+        wrong = ": that is an API key; signing secrets are whsec_…"
+    elif not (text.isascii() and text.isprintable()) or " " in text:
+        wrong = ": has a character that no secret has"
+    else:
+        return
+    raise ConfigError(setting + wrong, setting=setting)
 
 
 def sign(body: bytes, secret: bytes | str, timestamp: int) -> str:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from difflib import get_close_matches
-from typing import Final, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 import msgspec
 
@@ -69,6 +69,50 @@ def validate(config: SourceConfig) -> None:
         raise _error(
             "--tolerance",
             f"{config.tolerance} is not between 1 and {MAX_TOLERANCE} seconds; the default is 300",
+        )
+
+
+class Topic(msgspec.Struct, frozen=True):
+    """A topic that a source writes to, and what is in it."""
+
+    topic: str
+    records: str
+
+
+def topics_of(config: SourceConfig) -> list[Topic]:
+    """Where the records of a source go."""
+    topics = []
+    if ALL_RESOURCES in config.resources:
+        topics.append(("<resource>", "every resource, each in its own topic"))
+    topics += [(name, f"{name} objects") for name in config.resources if name != ALL_RESOURCES]
+    topics += [(FAN_OUTS[name].resource, f"elements of {name}") for name in config.fan_out]
+    if ALL_RESOURCES not in config.resources and config.unselected == "DEFAULT_TOPIC":
+        topics.append((config.default_topic, "all other resources"))
+    if config.dlq and config.dlq_topic:
+        topics.append((config.dlq_topic, "copies of dead letters"))
+    return [Topic(config.topic_prefix + topic, what) for topic, what in topics]
+
+
+def with_settings(config: SourceConfig, settings: Mapping[str, Any]) -> SourceConfig:
+    """``config`` with some settings changed. Raises ConfigError as ``validate`` does."""
+    changed = msgspec.structs.replace(config, **settings)
+    validate(changed)
+    return changed
+
+
+def check_verified(config: SourceConfig, *, has_secrets: bool) -> None:
+    """Raises ConfigError unless a source either verifies or says that it does not."""
+    if not has_secrets and not config.insecure:
+        raise ConfigError(
+            "--signing-secret is missing: Stripe shows it with the endpoint (locally"
+            " `stripe listen --print-secret`); to take events without proof, for now, there is"
+            " --insecure",
+            setting="--signing-secret",
+        )
+    if has_secrets and config.insecure:
+        raise ConfigError(
+            "--insecure is for a source without a signing secret: leave it out",
+            setting="--insecure",
         )
 
 

@@ -20,8 +20,6 @@ from relay.store.sources import Source
 from relay.store.traffic import Activity, KeyState
 
 OLD_PENDING_SECONDS: Final = 300.0
-SILENT_SECONDS: Final = 86_400.0
-SILENT_GAPS: Final = 10
 CLOCK_WARNING_SECONDS: Final = 5.0
 
 NO_SOURCE: Final = skipped("there is no source")
@@ -203,18 +201,16 @@ def judge_silent(found: Sequence[Activity]) -> list[Finding]:
     findings = []
     fix = "look at the endpoint in Stripe: is it enabled, has it this URL, do its deliveries fail?"
     for each in found:
-        if each.last is None:
-            if each.created > SILENT_SECONDS:
-                reason = f"{each.source} was made {span(each.created)} ago and received nothing yet"
-                findings.append(warning(reason, fix))
-        elif each.usual_gap is not None and each.last > max(
-            SILENT_SECONDS, SILENT_GAPS * each.usual_gap
-        ):
+        if not each.is_silent:
+            continue
+        if each.last is None or each.usual_gap is None:
+            reason = f"{each.source} was made {span(each.created)} ago and received nothing yet"
+        else:
             reason = (
                 f"{each.source} has received nothing for {span(each.last)}, and used to every"
                 f" {span(each.usual_gap)}"
             )
-            findings.append(warning(reason, fix))
+        findings.append(warning(reason, fix))
     return findings or [ok("each is heard from as usual") if found else NO_SOURCE]
 
 

@@ -135,6 +135,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         """Without its values: many are secrets, and a repr ends up in logs and tracebacks."""
         return "Settings(…)"
 
+    def webhook_url(self, public_id: str, key: str | None) -> str:
+        """What Stripe is to call; without a key where that is not known any more."""
+        base = self.public_url or f"http://{self.bind.from_here}"
+        url = f"{base}/webhooks/{public_id}"
+        return url if key is None else f"{url}?api_key={key}"
+
     @property
     def database_pool_size(self) -> int:
         """The connections to PostgreSQL that a process with all roles keeps."""

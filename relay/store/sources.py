@@ -6,7 +6,7 @@ import hashlib
 import secrets
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from sqlalchemy import Column, Row, Select, func, insert, or_, select, update
@@ -38,6 +38,8 @@ SETTINGS = (
     "insecure",
 )
 
+Forwarding = Literal["forwarding", "paused", "halted"]
+
 
 class Source(msgspec.Struct, frozen=True, kw_only=True):
     """A source as the database holds it. Secrets stay sealed; see ``open_secrets``."""
@@ -52,6 +54,13 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
     halted_number: int | None
     sealed_secrets: tuple[bytes, ...]
     sealed_stripe_key: bytes | None
+
+    @property
+    def state(self) -> Forwarding:
+        """What becomes of its events; it receives in every state."""
+        if self.halted_at is not None:
+            return "halted"
+        return "paused" if self.paused_at is not None else "forwarding"
 
 
 class Unfinished(msgspec.Struct, frozen=True):
@@ -103,6 +112,13 @@ async def add_key(connection: AsyncConnection, source_id: int) -> str:
     key = new_api_key()
     await connection.execute(insert(api_key).values(source_id=source_id, sha256=_sha256(key)))
     return key
+
+
+async def newest_key(connection: AsyncConnection, source_id: int) -> int | None:
+    """The number of the key that was made last."""
+    newest = select(func.max(api_key.c.id)).where(api_key.c.source_id == source_id)
+    found: int | None = (await connection.execute(newest)).scalar_one()
+    return found
 
 
 async def rotate_key(connection: AsyncConnection, source_id: int, grace: timedelta) -> str:
@@ -279,9 +295,13 @@ def _without(*columns: Column[Any]) -> Select[Any]:
 
 def _refusal(config: SourceConfig, error: IntegrityError) -> Exception:
     if "source_name_key" in str(error.orig):
-        return ConfigError(f"a source named {config.name!r} exists already: choose another name")
+        return ConfigError(
+            f"a source named {config.name!r} exists already: choose another name", setting="NAME"
+        )
     if "source_verified_check" in str(error.orig):
-        return ConfigError("without a signing secret a source has to be --insecure")
+        return ConfigError(
+            "without a signing secret a source has to be --insecure", setting="--insecure"
+        )
     return error
 
 

@@ -15,7 +15,7 @@ async def lag(connection: AsyncConnection) -> list[dict[str, Any]]:
     rows = await connection.execute(
         text(
             """
-            SELECT l.source, l.pending, l.retrying, l.dead,
+            SELECT l.source, s.public_id AS id, l.pending, l.retrying, l.dead,
                    CASE WHEN l.pending + l.retrying > 0 THEN l.oldest_pending_seconds END
                        AS oldest_pending_seconds,
                    s.paused_at, s.halted_at, s.halted_code, s.halted_error, s.insecure

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Final
 
 import asyncpg
 import msgspec
@@ -13,6 +14,9 @@ from relay.store import partitions
 
 SAMPLE_PAGES = 5000
 """40 MB of a table of narrow rows, about half a million of them; all of it when it is smaller."""
+
+SILENT_SECONDS: Final = 86_400.0
+SILENT_GAPS: Final = 10
 
 _NEWEST_RECEIPTS = 5000
 _RECEIPTS_OF_A_PARTITION = 500
@@ -30,6 +34,27 @@ class Activity(msgspec.Struct, frozen=True, kw_only=True):
     created: float
     last: float | None
     usual_gap: float | None
+    last_at: datetime | None = None
+
+    @property
+    def is_silent(self) -> bool:
+        """For a day, and for ten times as long as is usual for it."""
+        if self.last is None:
+            return self.created > SILENT_SECONDS
+        return self.usual_gap is not None and self.last > max(
+            SILENT_SECONDS, SILENT_GAPS * self.usual_gap
+        )
+
+
+class Seen(msgspec.Struct, frozen=True, kw_only=True):
+    """Webhooks of one kind among those that were looked at, and when the first and last came."""
+
+    source_id: int
+    api_version: str | None
+    livemode: bool | None
+    events: int
+    first: datetime
+    last: datetime
 
 
 class KeyState(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,16 +91,39 @@ class PartitionState(msgspec.Struct, frozen=True, kw_only=True):
 _ACTIVITY = text(
     """
     SELECT s.name AS source, extract(epoch FROM now() - s.created_at)::float8 AS created,
-           extract(epoch FROM now() - e.last)::float8 AS last,
+           extract(epoch FROM now() - e.last)::float8 AS last, e.last AS last_at,
            extract(epoch FROM e.last - e.first)::float8 / nullif(e.events - 1, 0) AS usual_gap
     FROM relay.source s LEFT JOIN (
         SELECT source_id, count(*) AS events, min(received_at) AS first, max(received_at) AS last
-        FROM relay.event_key TABLESAMPLE SYSTEM (:percent) GROUP BY source_id
+        FROM relay.event_key TABLESAMPLE SYSTEM (:percent)
+        -- What a snapshot has read says nothing about the endpoint in Stripe.
+        WHERE NOT starts_with(event_id, 'snap_') GROUP BY source_id
     ) e ON e.source_id = s.id
     WHERE s.deleted_at IS NULL ORDER BY s.id
     """
 )
 _PAGES = text("SELECT pg_relation_size('relay.event_key') / current_setting('block_size')::bigint")
+
+# The newest 2,000 of the inbox, and 200 out of each stretch before, twice as long as the one after:
+# a few probes of the primary key, however many there are (5 ms at 3 million).
+_SEEN = text(
+    """
+    WITH newest AS (SELECT max(id) AS id FROM relay.inbox),
+    probe AS (
+        SELECT id AS upper, id - 2000 AS lower, 2000 AS rows FROM newest
+        UNION ALL
+        SELECT id - 1000 * (1::bigint << n), id - 1000 * (1::bigint << (n + 1)), 200
+        FROM newest, generate_series(1, 34) AS n WHERE id > 1000 * (1::bigint << n)
+    )
+    SELECT e.source_id, e.api_version, e.livemode, count(*)::int AS events,
+           min(e.received_at) AS first, max(e.received_at) AS last
+    FROM probe p CROSS JOIN LATERAL (
+        SELECT source_id, api_version, livemode, received_at, origin FROM relay.inbox
+        WHERE id <= p.upper AND id > p.lower ORDER BY id DESC LIMIT p.rows
+    ) e
+    WHERE e.origin = 'webhook' GROUP BY 1, 2, 3 ORDER BY last DESC
+    """
+)
 
 _KEYS = text(
     """
@@ -103,6 +151,11 @@ async def activity(connection: AsyncConnection) -> list[Activity]:
     percent = min(100.0, 100.0 * SAMPLE_PAGES / max(pages, 1))
     rows = await connection.execute(_ACTIVITY, {"percent": percent})
     return [Activity(**row._mapping) for row in rows]
+
+
+async def seen(connection: AsyncConnection) -> list[Seen]:
+    """What has come lately, and a few of what came before; the newest kind first."""
+    return [Seen(**row._mapping) for row in await connection.execute(_SEEN)]
 
 
 async def keys(connection: AsyncConnection) -> list[KeyState]:

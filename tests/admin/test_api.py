@@ -77,19 +77,23 @@ async def test_the_schema_has_every_path_and_every_way_to_fail(dashboard: Served
     changing = {f"events/{{inbox_id}}/{action}" for action in ACTIONS}
     changing |= {"replays", "replays/{replay_id}/cancel", "snapshots"}
     changing |= {f"snapshots/{{snapshot_id}}/{name}" for name in ("pause", "resume", "cancel")}
+    reading |= {"sources", "sources/{name}"}
+    of_sources = ("pause", "resume", "rotate-key", "delete")
+    changing |= {"sources"} | {f"sources/{{name}}/{name}" for name in of_sources}
     told = {
         (method, path): each
         for path, methods in schema["paths"].items()
         for method, each in methods.items()
     }
     wanted = {("get", f"/api/{name}") for name in reading}
-    assert told.keys() == wanted | {("post", f"/api/{name}") for name in changing}
+    wanted |= {("post", f"/api/{name}") for name in changing} | {("patch", "/api/sources/{name}")}
+    assert told.keys() == wanted
     for (method, path), each in told.items():
-        begun = {"/api/replays": "202", "/api/snapshots": "201"}
+        begun = {"/api/replays": "202", "/api/snapshots": "201", "/api/sources": "201"}
         done = begun.get(path, "200") if method == "post" else "200"
         assert {done, "401", "503"} <= each["responses"].keys()
         assert each["summary"]
-        if method == "post":
+        if method != "get":
             assert {"400", "403", "409"} <= each["responses"].keys()
             assert ("404" in each["responses"]) == ("{" in path)
     names = {each["name"] for each in schema["paths"]["/api/events"]["get"]["parameters"]}

@@ -27,6 +27,8 @@ PAGES = (
     "/replays",
     "/replays/new?of=events",
     "/snapshots",
+    "/sources",
+    "/sources/new",
     "/objects?id=cus_1",
 )
 LISTS = (
@@ -37,6 +39,7 @@ LISTS = (
     "/api/operator-log",
     "/api/replays",
     "/api/snapshots",
+    "/api/sources",
 )
 
 

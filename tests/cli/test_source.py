@@ -348,6 +348,61 @@ async def test_update_refuses_what_create_refuses(relay: Relay) -> None:
     assert {name: after[name] for name in DEFAULTS} == {name: before[name] for name in DEFAULTS}
 
 
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        (("--mode", "test"), {"changed": ["mode"]}),
+        (("--mode", "any", "--tolerance", "300"), {"changed": []}),
+        (("--name", "b", "--schema", "invoice"), {"changed": ["name", "resources"]}),
+        (
+            ("--add-signing-secret", "whsec_next"),
+            {"changed": ["signing_secrets"], "secrets_added": 1, "secrets_removed": 0},
+        ),
+        (("--add-signing-secret", "whsec_canary"), {"changed": []}),
+        (("--signing-secret", "whsec_canary"), {"changed": []}),
+        (
+            ("--signing-secret", "whsec_next", "--signing-secret", "whsec_canary"),
+            {"changed": ["signing_secrets"], "secrets_added": 1, "secrets_removed": 0},
+        ),
+        (
+            ("--signing-secret", "whsec_next"),
+            {"changed": ["signing_secrets"], "secrets_added": 1, "secrets_removed": 1},
+        ),
+        (
+            ("--remove-signing-secret", "canary", "--insecure"),
+            {"changed": ["insecure", "signing_secrets"], "secrets_added": 0, "secrets_removed": 1},
+        ),
+        (("--stripe-api-key", "sk_test_canary"), {"changed": []}),
+        (("--stripe-api-key", "sk_test_next"), {"changed": ["stripe_api_key"]}),
+        (("--no-stripe-api-key",), {"changed": ["stripe_api_key"]}),
+    ],
+)
+async def test_the_operator_log_tells_what_an_update_changed(
+    relay: Relay, database: Database, args: tuple[str, ...], told: dict[str, object]
+) -> None:
+    created = ("--signing-secret", "whsec_canary", "--stripe-api-key", "sk_test_canary")
+    await relay("source", "create", "acme", *created)
+    await relay("source", "update", "acme", *args)
+    async with database.driver() as pg:
+        details = await pg.fetchval("SELECT details FROM relay.operator_log ORDER BY id DESC")
+        whole = await pg.fetchval("SELECT string_agg(l::text, '') FROM relay.operator_log l")
+    assert details == told
+    assert "canary" not in whole
+    assert "next" not in whole
+
+
+async def test_secrets_of_a_lost_key_are_set_anew(relay: Relay, database: Database) -> None:
+    await relay("source", "create", "acme", "--signing-secret", "whsec_a")
+    new = new_key()
+    lost = {"RELAY_ENCRYPTION_KEYS": new}
+    await relay("source", "update", "acme", "--signing-secret", "whsec_a", **lost)
+    assert await secrets_of(database, "acme", new) == ("whsec_a",)
+    async with database.driver() as pg:
+        details = await pg.fetchval("SELECT details FROM relay.operator_log ORDER BY id DESC")
+    told = {"changed": ["signing_secrets"], "secrets_added": 1, "secrets_removed": 1}
+    assert details == told
+
+
 # --- keys -----------------------------------------------------------------------------------
 
 

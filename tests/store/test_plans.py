@@ -13,7 +13,17 @@ from sqlalchemy import event
 
 from relay.core.source import SourceConfig
 from relay.core.transform import StoredEvent
-from relay.store import deadletters, events, inbox, listing, queue, ranges, receipts, sources
+from relay.store import (
+    deadletters,
+    events,
+    inbox,
+    listing,
+    queue,
+    ranges,
+    receipts,
+    sources,
+    traffic,
+)
 from relay.store.engine import Database
 from relay.store.events import Filter
 from relay.store.queue import Parking
@@ -307,6 +317,21 @@ async def test_a_page_in_the_middle_reads_a_page(
             plan = await analyzed(pg, sql, *parameters)
             assert sorted_out(plan) & full == set(), sql
             assert all(_events_of(node) < 1000 for node in plan), sql
+
+
+async def test_what_sources_received_lately_is_told_by_a_few(
+    crowd: Database, full: set[str]
+) -> None:
+    statements = _recorded(crowd)
+    async with crowd.begin() as connection:
+        (seen,) = await traffic.seen(connection)
+    # The newest 2,000, and 200 out of each stretch before.
+    assert seen.events == 2000 + 5 * 200
+    async with crowd.driver() as pg:
+        ((sql, parameters),) = statements
+        plan = await analyzed(pg, sql, *parameters)
+        assert sorted_out(plan) & full == set()
+        assert sum(_events_of(node) for node in plan) < 4000
 
 
 def _events_of(node: dict[str, Any]) -> float:
