@@ -57,7 +57,10 @@ def _duration(seconds: float | None) -> str:
 
 def _count(value: int | None) -> str:
     """Thousands apart, by a blank that does not break."""
-    return UNKNOWN if value is None else f"{value:,}".replace(",", "\N{NO-BREAK SPACE}")
+    if value is None:
+        return UNKNOWN
+    # As markup, or the blank would be shown as the escape of something invisible.
+    return Markup(f"{value:,}".replace(",", "&nbsp;"))  # noqa: S704 - digits
 
 
 def _number(value: float | None) -> str:

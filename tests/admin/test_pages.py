@@ -101,6 +101,14 @@ async def test_pages_with_data(
         await read(dashboard, path, token, 404 if path == "/objects?id=cus_1" else 200)
 
 
+async def test_thousands_stand_apart(
+    dashboard: Served, pg: asyncpg.Connection, source_id: int
+) -> None:
+    (inbox_id,) = await store(pg, new_event(source_id, body=b'"%s"' % (b"x" * 1_234_565)))
+    answer = await dashboard.client(OPERATOR).get(f"/events/{inbox_id}")
+    assert "<dt>Bytes</dt><dd>1&nbsp;234&nbsp;567</dd>" in answer.text
+
+
 async def test_the_login_and_what_goes_wrong_are_pages_too(dashboard: Served) -> None:
     for path, status in (("/nothing", 404), ("/events/999", 404), ("/events?state=x", 400)):
         await read(dashboard, path, status=status)

@@ -59,14 +59,13 @@ async def _everywhere(pg: asyncpg.Connection, source_id: int, text: str) -> list
         "api_version": name,
         "signature_header": name,
     }
-    events = (
-        new_event(source_id, name + str(number), body=body, **fields) for number in range(2)
-    )
+    events = (new_event(source_id, name + str(number), body=body, **fields) for number in range(2))
     retrying, dead = await store(pg, *events)
     await fail(pg, retrying)
     await pg.execute("UPDATE relay.queue SET last_error_code = $1, last_error = $2", name, text)
     await bury(pg, dead, code=name)
     await pg.execute("UPDATE relay.dead_letter SET error = $1", text)
+    source = await pg.fetchval("UPDATE relay.source SET name = $1 RETURNING public_id", name)
     return [
         f"/events/{retrying}",
         f"/events/{dead}",
@@ -74,4 +73,7 @@ async def _everywhere(pg: asyncpg.Connection, source_id: int, text: str) -> list
         "/dead-letters",
         "/",
         "/replays/new?of=dead-letters",
+        "/sources",
+        f"/sources/{source}",
+        f"/sources/{source}/edit",
     ]

@@ -57,9 +57,7 @@ async def test_one_logs_in_with_a_token_and_out_again(browser: Browser, desk: Se
         await tab.heading("Log in")
 
 
-async def test_the_overview_renews_itself(
-    tab: Tab, pg: asyncpg.Connection, source_id: int
-) -> None:
+async def test_the_overview_renews_itself(tab: Tab, pg: asyncpg.Connection, source_id: int) -> None:
     await tab.go("/")
     await tab.heading("Overview")
     await expect(tab.page.locator("#live-status")).to_have_text("Live")
@@ -110,9 +108,7 @@ async def test_the_filter_is_in_the_address_and_lists_have_pages(
     await expect(rows).to_contain_text("evt_3")
 
 
-async def test_an_event_tells_everything(
-    tab: Tab, pg: asyncpg.Connection, source_id: int
-) -> None:
+async def test_an_event_tells_everything(tab: Tab, pg: asyncpg.Connection, source_id: int) -> None:
     inbox_id = await one_event(pg, source_id)
     await deliver(pg, inbox_id)
     await tab.go(f"/events/{inbox_id}")
@@ -217,9 +213,11 @@ async def test_a_snapshot_is_started_paused_resumed_and_cancelled(
     await tab.press("Start")
     await tab.shows("running")
     for button, state in (("Pause", "paused"), ("Resume", "running"), ("Cancel", "cancelled")):
-        await tab.page.locator("form", has=tab.page.get_by_role("button", name=button)).get_by_label(
-            "Reason"
-        ).fill("to see that it works")
+        await (
+            tab.page.locator("form", has=tab.page.get_by_role("button", name=button))
+            .get_by_label("Reason")
+            .fill("to see that it works")
+        )
         await tab.press(button)
         await tab.shows(state)
     await tab.go("/snapshots/new?source=shop")
@@ -235,6 +233,41 @@ async def test_a_snapshot_is_started_paused_resumed_and_cancelled(
     await tab.shows("280")
     await tab.go("/snapshots")
     await expect(tab.page.locator("tbody tr")).to_have_count(2)
+
+
+async def test_a_source_is_made_changed_and_given_a_new_key(
+    tab: Tab, pg: asyncpg.Connection
+) -> None:
+    await tab.go("/sources")
+    await tab.follow("New source …")
+    await tab.page.locator("#name").fill("shop-eu")
+    await tab.page.locator("#signing_secrets").fill("whsec_" + "a" * 32)
+    await tab.page.locator("#these").check()
+    before = await tab.page.locator("input[name=resource]:checked").all()
+    assert before, "there are presets"
+    await tab.page.get_by_role("checkbox", name="invoice", exact=True).check()
+    await tab.page.locator("#others").fill("v2")
+    await tab.page.locator("#reason").fill("the second shop")
+    await tab.press("Make it")
+    await tab.heading("Source shop-eu was made")
+    await tab.shows("/webhooks/src_")
+    assert "whsec_" not in await tab.page.content()
+    await tab.follow("Go on to the source")
+    await tab.heading("Source shop-eu forwarding")
+    await tab.follow("Change the settings …")
+    await expect(tab.page.get_by_role("checkbox", name="invoice", exact=True)).to_be_checked()
+    await tab.page.get_by_role("checkbox", name="invoice", exact=True).uncheck()
+    await tab.page.locator("#reason").fill("no invoices")
+    await tab.press("Save")
+    await expect(tab.page.get_by_role("status")).to_be_visible()
+    resources = await pg.fetchval("SELECT resources FROM relay.source")
+    assert "v2" in resources
+    assert "invoice" not in resources
+    rotate = tab.page.locator("form", has=tab.page.get_by_role("button", name="Make a new key"))
+    await rotate.get_by_label("Reason").fill("somebody has left")
+    await tab.press("Make a new key")
+    await tab.heading("New key of shop-eu")
+    assert await pg.fetchval("SELECT count(*) FROM relay.api_key") == 2
 
 
 async def test_a_viewer_sees_neither_bodies_nor_actions(
