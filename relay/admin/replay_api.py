@@ -53,11 +53,11 @@ class Replays(msgspec.Struct, frozen=True):
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     """Of what, which ones and why. Without a filter all of them: of events those delivered.
 
-    With ``dry_run`` nothing is changed.
+    With ``dry_run`` nothing is changed, and nobody has to say why.
     """
 
     of: Of
-    reason: str
+    reason: str | None = None
     dry_run: bool = False
     event_id: str | None = None
     type: str | None = None
@@ -100,10 +100,11 @@ def routes(desk: Desk, replayer: Replayer) -> list[HTTPRouteHandler]:
         request: Request[Any, Any, Any], data: JSONBody[Wanted]
     ) -> Response[Begun]:
         asked = Asked(**{name: getattr(data, name) for name in Asked.__struct_fields__})
+        if data.dry_run:
+            plan = await bulk.plan(desk, data.of, asked)
+            return Response(Begun(replay_id=None, plan=plan), status_code=202)
         operator = Operator(api.access(request).who, query.reason(data.reason))
         plan = await bulk.plan(desk, data.of, asked)
-        if data.dry_run:
-            return Response(Begun(replay_id=None, plan=plan), status_code=202)
         replay_id = await bulk.begin(desk, data.of, asked, operator)
         replayer.look_soon()
         return Response(Begun(replay_id=replay_id, plan=plan), status_code=202)
