@@ -79,7 +79,7 @@ class Begun(msgspec.Struct, frozen=True, kw_only=True):
 def routes(desk: Desk, replayer: Replayer) -> list[HTTPRouteHandler]:
     """The handlers; a replay that is begun here goes on by ``replayer``."""
 
-    @get("/api/replays", responses=api.told(400), summary="Replays, the newest first")
+    @get("/api/replays", responses=api.told(), summary="Replays, the newest first")
     async def list_replays(limit: api.Limit = None) -> Replays:
         rows = query.limit(limit)
         async with desk.inbox() as connection:
@@ -93,7 +93,7 @@ def routes(desk: Desk, replayer: Replayer) -> list[HTTPRouteHandler]:
     @post(
         "/api/replays",
         status_code=202,
-        responses=api.told(400, 403, 409),
+        responses=api.told_of_change(),
         summary="Send all that fit again, in the background",
     )
     async def begin_replay(
@@ -112,7 +112,7 @@ def routes(desk: Desk, replayer: Replayer) -> list[HTTPRouteHandler]:
     @post(
         "/api/replays/{replay_id:str}/cancel",
         status_code=200,
-        responses=api.told(400, 403, 404, 409),
+        responses=api.told_of_change(404),
         summary="End one with what it has queued",
     )
     async def cancel_replay(
