@@ -34,10 +34,11 @@ from relay.store.sealing import Seal, new_key
 from tests.admin.world import LOCKED, OPERATOR, VIEWER, Served, served
 from tests.store.rows import bury, deliver, fail, leave_out, new_event, store
 
-EXAMPLES = os.environ.get("TESTS_API_EXAMPLES", "15")
+EXAMPLES = os.environ.get("TESTS_API_EXAMPLES", "20")
 SEED = os.environ.get("TESTS_API_SEED")
 KEY = new_key()
 _SECONDS = 3600
+SNAPSHOTS = ("running", "paused", "failed", "finished")
 DONE = {200, 201, 202}
 CHECKS = (
     "not_a_server_error",
@@ -117,13 +118,13 @@ async def _fill(database: Database, pg: asyncpg.Connection) -> dict[str, list[st
         " SELECT id, 'signature_invalid', 'no', 0, 'x' FROM relay.source"
     )
     await _replays(database)
-    for state in ("running", "paused", "finished", "failed", "cancelled"):
+    for state in SNAPSHOTS:
         await pg.execute(_SNAPSHOT, f"snap_{state}", state)
     return {
         "path.inbox_id": list(map(str, ids)),
         "path.object_id": ["cus_1", "gold/monthly", "cus_none"],
         "path.replay_id": ["rpl_events", "rpl_letters", "rpl_none"],
-        "path.snapshot_id": [f"snap_{state}" for state in ("running", "paused", "finished")],
+        "path.snapshot_id": [f"snap_{state}" for state in SNAPSHOTS],
         "query.event_id": ["evt_shop_0", "evt_none"],
         "query.type": ["customer.*", "customer.updated"],
         "query.object": ["cus_1"],
@@ -145,13 +146,13 @@ async def _fill(database: Database, pg: asyncpg.Connection) -> dict[str, list[st
 
 async def _events(pg: asyncpg.Connection, source_id: int, name: str) -> list[int]:
     ids = await store(pg, *(new_event(source_id, f"evt_{name}_{n}") for n in range(30)))
-    for inbox_id in ids[:8]:
+    for inbox_id in ids[:4]:
         await deliver(pg, inbox_id)
-    for inbox_id in ids[8:12]:
+    for inbox_id in ids[4:6]:
         await leave_out(pg, inbox_id)
-    for inbox_id in ids[12:16]:
+    for inbox_id in ids[6:10]:
         await fail(pg, inbox_id)
-    await bury(pg, *ids[16:24])
+    await bury(pg, *ids[10:26])
     odd = new_event(source_id, f"evt_{name}_odd", object_id="gold/monthly", body=b"\xff\x00")
     return [*ids, *await store(pg, odd)]
 
@@ -160,7 +161,7 @@ async def _replays(database: Database) -> None:
     operator = Operator("ana", "mended")
     async with database.begin() as connection:
         choice = replays.Choice(Filter(state="delivered"))
-        events = await replays.begin(connection, choice, 16, operator)
+        events = await replays.begin(connection, choice, 8, operator)
         letters = await deadletters.begin(
             connection, await deadletters.prepare(connection, Filter()), operator, background=True
         )
@@ -187,13 +188,14 @@ INSERT INTO relay.snapshot_range (snapshot_id, resource, state) SELECT id, 'cust
 
 
 def _configuration(values: dict[str, list[str]]) -> str:
-    """What there is in half of the cases, odd texts in some of them, and otherwise anything."""
+    """What there is in most of the cases, odd texts in some of them, and otherwise anything."""
     lines = []
     for number, known in enumerate(values.values()):
         lines += [f"[dictionaries.known_{number}]", f"values = {json.dumps(known)}"]
     lines += ["[parameters]"]
     for number, name in enumerate(values):
-        binding = f'{{ dictionary = "known_{number}", probability = 0.5 }}'
+        probability = 0.8 if name.startswith("path") else 0.5
+        binding = f'{{ dictionary = "known_{number}", probability = {probability} }}'
         lines.append(f"{json.dumps(name)} = {binding}")
     lines += [
         "[dictionaries.odd]",
