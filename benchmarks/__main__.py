@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 
 import uvloop
 
-from benchmarks import end_to_end, figures, forwarder, growth, memory, receiver, snapshot
+from benchmarks import end_to_end, figures, forwarder, growth, memory, pages, receiver, snapshot
 from benchmarks.parts import Options
 
 PATHS: dict[str, Callable[[Options], Awaitable[None]]] = {
@@ -18,6 +18,7 @@ PATHS: dict[str, Callable[[Options], Awaitable[None]]] = {
     "growth": growth.run,
     "memory": memory.run,
     "snapshot": lambda options: snapshot.run(options.repetitions),
+    "pages": pages.run,
 }
 
 
@@ -32,6 +33,12 @@ def main() -> None:
     parser.add_argument("--scale", type=float, default=1.0, metavar="F", help="times the events")
     parser.add_argument(
         "--settled", type=int, default=500_000, metavar="N", help="settled events, for growth"
+    )
+    parser.add_argument(
+        "--stored", type=int, default=10_000_000, metavar="N", help="events, for pages"
+    )
+    parser.add_argument(
+        "--data", metavar="DIRECTORY", help="keep the inbox of pages there for the next run"
     )
     parser.add_argument("--embedded", action="store_true", help="not Apache Kafka but Tansu")
     parser.add_argument("--profile", action="store_true", help="watch relay's processes by py-spy")

@@ -77,21 +77,36 @@ def report(
             "" if goal is None else f"{goal.sign} {_number(goal.bound)}",
             verdict,
         )
+    keep(
+        name_of_goals.lower().replace(",", "").replace(" ", "-"),
+        {
+            "title": title,
+            "unit": unit,
+            "figures": figures,
+            "ratios": {
+                name: dict(zip(("min", "median", "max"), spread, strict=True))
+                for name, spread in ratios.items()
+            },
+            "goals": told,
+        },
+    )
+
+
+def keep(name: str, document: Mapping[str, object]) -> None:
+    """As JSON, with where and when."""
     RESULTS.mkdir(exist_ok=True)
-    slug = name_of_goals.lower().replace(",", "").replace(" ", "-")
-    document = {
-        "title": title,
+    found = {
+        "title": document["title"],
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": platform.platform(),
-        "unit": unit,
-        "figures": figures,
-        "ratios": {
-            name: dict(zip(("min", "median", "max"), spread, strict=True))
-            for name, spread in ratios.items()
-        },
-        "goals": told,
+        **document,
     }
-    (RESULTS / f"{slug}.json").write_text(json.dumps(document, indent=2) + "\n")
+    (RESULTS / f"{name}.json").write_text(json.dumps(found, indent=2) + "\n")
+
+
+def say(text: str) -> None:
+    """Something on the way."""
+    _console.print(text, markup=False, highlight=False)
 
 
 def print_table() -> None:

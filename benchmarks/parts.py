@@ -42,6 +42,8 @@ class Options(NamedTuple):
     repetitions: int
     scale: float
     settled: int
+    stored: int
+    data: str | None
     embedded: bool
     profile: bool
 

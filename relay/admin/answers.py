@@ -11,7 +11,7 @@ import asyncpg
 import msgspec
 import structlog
 from litestar import Request, Response
-from litestar.exceptions import HTTPException
+from litestar.exceptions import HTTPException, MethodNotAllowedException
 from litestar.types import ExceptionHandlersMap, Scope
 
 from relay.admin import templates
@@ -145,7 +145,8 @@ def _busy() -> Refusal:
 def _answer(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
     refusal = refusal_of(error, request.method)
     media_type, content = render(request.url.path, refusal, access_of(request.scope))
-    return Response(content, status_code=refusal.status, media_type=media_type)
+    headers = error.headers if isinstance(error, MethodNotAllowedException) else None
+    return Response(content, status_code=refusal.status, media_type=media_type, headers=headers)
 
 
 HANDLERS: ExceptionHandlersMap = {Exception: _answer}

@@ -15,6 +15,7 @@ from relay.admin.access import Access
 from relay.admin.actions import Action, Done
 from relay.admin.answers import Problem, Refusal, access_of
 from relay.admin.desk import Desk
+from relay.admin.gate import MOST_BYTES
 from relay.admin.overview import Overview, Watch
 from relay.admin.query import Asked
 from relay.admin.schema import (
@@ -31,6 +32,8 @@ from relay.store.proof import Proof
 
 _OBJECTS: Final = "/api/objects/"
 _ACTION_SECONDS: Final = 8.0
+# What the gate answers, and a question that takes too long.
+_ALWAYS: Final = (400, 401, 403, 429, 503)
 
 _EventId = Annotated[str | None, QueryParameter(description="Stripe's event id, evt_….")]
 _Type = Annotated[str | None, QueryParameter(name="type", description="Event type; may contain *.")]
@@ -90,15 +93,22 @@ def told(*statuses: int) -> dict[int, ResponseSpec]:
     words = {
         400: "Something in the request cannot be.",
         401: "No token, or a wrong one.",
-        403: "Not allowed with this token.",
+        403: "Not allowed with this token, or under this name.",
         404: "There is none.",
         409: "Not possible in the state that it is in.",
+        413: f"More than {MOST_BYTES} bytes were sent.",
+        429: "Too many wrong tokens from this address.",
         503: "The database is away.",
     }
     return {
         status: ResponseSpec(Problem, description=words[status], generate_examples=False)
-        for status in (*statuses, 401, 503)
+        for status in sorted({*statuses, *_ALWAYS})
     }
+
+
+def told_of_change(*statuses: int) -> dict[int, ResponseSpec]:
+    """The same of one that takes a body and changes something."""
+    return told(*statuses, 409, 413)
 
 
 def routes(desk: Desk, watch: Watch) -> list[HTTPRouteHandler]:
@@ -108,7 +118,7 @@ def routes(desk: Desk, watch: Watch) -> list[HTTPRouteHandler]:
     async def overview() -> Overview:
         return await watch.overview()
 
-    @get("/api/events", responses=told(400), summary="Events that fit, the newest first")
+    @get("/api/events", responses=told(), summary="Events that fit, the newest first")
     async def list_events(
         event_id: _EventId = None,
         type_: _Type = None,
@@ -143,7 +153,7 @@ def routes(desk: Desk, watch: Watch) -> list[HTTPRouteHandler]:
 
     @get(
         "/api/objects/{object_id:path}",
-        responses=told(400),
+        responses=told(),
         summary="The events of an object in all sources and topics, the newest first",
     )
     async def show_object(
@@ -157,7 +167,7 @@ def routes(desk: Desk, watch: Watch) -> list[HTTPRouteHandler]:
         name = unquote(raw.removeprefix(_OBJECTS), errors="replace")
         return await timeline(desk, name, query.limit(limit), query.place(before))
 
-    @get("/api/dead-letters", responses=told(400), summary="Open dead letters, the newest first")
+    @get("/api/dead-letters", responses=told(), summary="Open dead letters, the newest first")
     async def list_dead_letters(
         error: _Code = None,
         source: _Source = None,
@@ -172,7 +182,7 @@ def routes(desk: Desk, watch: Watch) -> list[HTTPRouteHandler]:
             )
         return schema.letters_of(found, rows)
 
-    @get("/api/operator-log", responses=told(400), summary="What operators did, the newest first")
+    @get("/api/operator-log", responses=told(), summary="What operators did, the newest first")
     async def operator_log(before: _Before = None, limit: Limit = None) -> Entries:
         rows, after = query.limit(limit), query.place(before)
         async with desk.inbox() as connection:
@@ -202,7 +212,7 @@ def _changing(desk: Desk, action: Action) -> HTTPRouteHandler:
     @post(
         f"/api/events/{{inbox_id:str}}/{action}",
         status_code=200,
-        responses=told(400, 403, 404, 409),
+        responses=told_of_change(404),
         summary=_SUMMARIES[action],
         operation_id=f"{action}_event",
     )

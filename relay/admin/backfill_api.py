@@ -45,7 +45,7 @@ class Wanted(Choice, frozen=True, kw_only=True):
 def routes(backfills: Backfills) -> list[HTTPRouteHandler]:
     """The handlers."""
 
-    @get("/api/snapshots", responses=api.told(400), summary="Snapshots, the newest first")
+    @get("/api/snapshots", responses=api.told(), summary="Snapshots, the newest first")
     async def list_snapshots(source: _Source = None, limit: api.Limit = None) -> Snapshots:
         return Snapshots(await backfills.page(source, query.limit(limit)))
 
@@ -56,7 +56,7 @@ def routes(backfills: Backfills) -> list[HTTPRouteHandler]:
     @post(
         "/api/snapshots",
         status_code=201,
-        responses=api.told(400, 403, 409),
+        responses=api.told_of_change(),
         summary="Read what the Stripe API lists",
     )
     async def start_snapshot(request: Request[Any, Any, Any], data: JSONBody[Wanted]) -> Started:
@@ -75,7 +75,7 @@ def _changing(backfills: Backfills, action: Action) -> HTTPRouteHandler:
     @post(
         f"/api/snapshots/{{snapshot_id:str}}/{action}",
         status_code=200,
-        responses=api.told(400, 403, 404, 409),
+        responses=api.told_of_change(404),
         summary=_SUMMARIES[action],
         operation_id=f"{action}_snapshot",
     )

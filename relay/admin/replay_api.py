@@ -53,11 +53,11 @@ class Replays(msgspec.Struct, frozen=True):
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     """Of what, which ones and why. Without a filter all of them: of events those delivered.
 
-    With ``dry_run`` nothing is changed.
+    With ``dry_run`` nothing is changed, and nobody has to say why.
     """
 
     of: Of
-    reason: str
+    reason: str | None = None
     dry_run: bool = False
     event_id: str | None = None
     type: str | None = None
@@ -79,7 +79,7 @@ class Begun(msgspec.Struct, frozen=True, kw_only=True):
 def routes(desk: Desk, replayer: Replayer) -> list[HTTPRouteHandler]:
     """The handlers; a replay that is begun here goes on by ``replayer``."""
 
-    @get("/api/replays", responses=api.told(400), summary="Replays, the newest first")
+    @get("/api/replays", responses=api.told(), summary="Replays, the newest first")
     async def list_replays(limit: api.Limit = None) -> Replays:
         rows = query.limit(limit)
         async with desk.inbox() as connection:
@@ -93,17 +93,18 @@ def routes(desk: Desk, replayer: Replayer) -> list[HTTPRouteHandler]:
     @post(
         "/api/replays",
         status_code=202,
-        responses=api.told(400, 403, 409),
+        responses=api.told_of_change(),
         summary="Send all that fit again, in the background",
     )
     async def begin_replay(
         request: Request[Any, Any, Any], data: JSONBody[Wanted]
     ) -> Response[Begun]:
         asked = Asked(**{name: getattr(data, name) for name in Asked.__struct_fields__})
+        if data.dry_run:
+            plan = await bulk.plan(desk, data.of, asked)
+            return Response(Begun(replay_id=None, plan=plan), status_code=202)
         operator = Operator(api.access(request).who, query.reason(data.reason))
         plan = await bulk.plan(desk, data.of, asked)
-        if data.dry_run:
-            return Response(Begun(replay_id=None, plan=plan), status_code=202)
         replay_id = await bulk.begin(desk, data.of, asked, operator)
         replayer.look_soon()
         return Response(Begun(replay_id=replay_id, plan=plan), status_code=202)
@@ -111,7 +112,7 @@ def routes(desk: Desk, replayer: Replayer) -> list[HTTPRouteHandler]:
     @post(
         "/api/replays/{replay_id:str}/cancel",
         status_code=200,
-        responses=api.told(400, 403, 404, 409),
+        responses=api.told_of_change(404),
         summary="End one with what it has queued",
     )
     async def cancel_replay(

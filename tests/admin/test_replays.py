@@ -105,6 +105,20 @@ async def test_to_ask_changes_nothing(
     assert await dashboard.dashboard.replayer.run_once() == 0
 
 
+async def test_only_what_changes_something_needs_a_reason(
+    dashboard: Served, pg: asyncpg.Connection, source_id: int
+) -> None:
+    await dead_ones(pg, source_id, 2)
+    client = dashboard.client(OPERATOR)
+    for of in ("dead-letters", "events"):
+        answer = await client.post("/api/replays", json={"of": of, "dry_run": True})
+        assert (answer.status_code, answer.json()["replay_id"]) == (202, None), answer.text
+        answer = await client.post("/api/replays", json={"of": of})
+        assert answer.status_code == 400, answer.text
+        assert "reason" in answer.json()["detail"]
+    assert await pg.fetchval("SELECT count(*) FROM relay.operator_log") == 0
+
+
 async def test_what_cannot_be_sent_is_told_before(
     dashboard: Served, pg: asyncpg.Connection, source_id: int
 ) -> None:
