@@ -17,6 +17,7 @@ from relay.admin import (
     backfill_api,
     backfill_pages,
     pages,
+    record_pages,
     replay_api,
     replay_pages,
     source_api,
@@ -29,6 +30,7 @@ from relay.admin.bulk import Replayer
 from relay.admin.desk import Desk
 from relay.admin.gate import MOST_BYTES, Gate
 from relay.admin.overview import Watch
+from relay.admin.records import Reading
 from relay.admin.source_desk import SourceDesk
 from relay.kafka import Kafka
 from relay.settings import Settings
@@ -65,6 +67,7 @@ class Dashboard:
         self._tokens = Tokens(settings.admin_token, settings.admin_viewer_token)
         self.replayer = Replayer(database)
         self._backfills = Backfills(self._desk, settings)
+        self._reading = Reading(settings)
         self.watch = Watch(self._desk, kafka, answers)
         self._sources = SourceDesk(self._desk, settings, self.watch)
 
@@ -75,8 +78,9 @@ class Dashboard:
             route_handlers=[
                 *handlers,
                 *pages.free_routes(self._tokens, throttle),
-                *pages.routes(self._desk, self.watch),
+                *pages.routes(self._desk, self.watch, self._reading),
                 *api.routes(self._desk, self.watch),
+                *record_pages.routes(self._desk, self._reading),
                 *replay_pages.routes(self._desk, self.replayer),
                 *replay_api.routes(self._desk, self.replayer),
                 *backfill_pages.routes(self._desk, self._backfills),

@@ -16,6 +16,7 @@ from relay.admin.answers import Refusal, access_of
 from relay.admin.desk import Desk
 from relay.admin.gate import Asked, inside, too_often
 from relay.admin.overview import Watch
+from relay.admin.records import Reading
 from relay.admin.templates import link
 from relay.store import deadletters, events, listing, operatorlog, proof, sources, throughput
 from relay.store.text import is_storable
@@ -93,7 +94,7 @@ def free_routes(tokens: Tokens, throttle: Throttle) -> list[HTTPRouteHandler]:
     return [asset, ask, log_in, log_out]
 
 
-def routes(desk: Desk, watch: Watch) -> list[HTTPRouteHandler]:
+def routes(desk: Desk, watch: Watch, reading: Reading) -> list[HTTPRouteHandler]:
     """The handlers of everything behind the login."""
 
     async def figures() -> dict[str, Any]:
@@ -145,6 +146,7 @@ def routes(desk: Desk, watch: Watch) -> list[HTTPRouteHandler]:
             event=shown.event,
             pretty=bodies.pretty(found.body) if shown.body and shown.body_complete else None,
             why_no_body=_why_no_body(desk, who, found),
+            can_read_records=reading.is_possible and shown.body is not None,
             did=request.query_params.get("did"),
             overtaken=request.query_params.get("overtaken") == "yes",
         )

@@ -88,6 +88,22 @@ class TopicReader:
         """Read one partition from an offset on, and nothing else."""
         self._consumer.assign([TopicPartition(topic, partition, offset)])
 
+    def find(self, topic: str, partition: int, offset: int, seconds: float) -> KafkaRecord | None:
+        """The record at one place, None when there is none any more.
+
+        Raises TimeoutError when that is not known after ``seconds``. Nothing else is read after it.
+        """
+        self.assign_at(topic, partition, offset)
+        gives_up = time.monotonic() + seconds
+        while (left := gives_up - time.monotonic()) > 0:
+            message = self._consumer.poll(left)
+            if message is None or message.error() is not None:
+                continue
+            found = _record(message)
+            # Where the place is gone, Kafka goes on with what is behind it, or at the beginning.
+            return found if found.offset == offset else None
+        raise TimeoutError(f"nothing came from {topic}/{partition} within {seconds:.0f} s")
+
     def watermarks(self, topic: str, partition: int) -> tuple[int, int]:
         """The first offset that Kafka still has, and the one after the last.
 

@@ -107,15 +107,15 @@ async def settle(pg: asyncpg.Connection, settled: Sequence[Settled], note_id: UU
     Raises RuntimeError when a row was not there: somebody settled it without holding its lane, and
     the transaction must be rolled back. Raises ValueError for a row without a proof.
     """
-    more = [proof for each in settled if len(each.receipts) > 1 for proof in _proofs_of_more(each)]
-    if more:
-        await pg.execute(_PROVE_MORE, *map(list, zip(*more, strict=True)))
     columns = [list(column) for column in zip(*map(_leaving, settled), strict=True)]
     gone = await pg.fetchval(_SETTLE, *(columns or [[]] * 9), note_id)
     if gone != len(settled):
         raise RuntimeError(
             f"{len(settled) - gone} of {len(settled)} rows were settled by someone else"
         )
+    more = [proof for each in settled if len(each.receipts) > 1 for proof in _proofs_of_more(each)]
+    if more:
+        await pg.execute(_PROVE_MORE, *map(list, zip(*more, strict=True)))
 
 
 def _leaving(settled: Settled) -> tuple[object, ...]:

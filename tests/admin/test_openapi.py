@@ -214,7 +214,11 @@ def _configuration(values: dict[str, list[str]]) -> str:
 def _command(dashboard: Served, token: str, directory: Path) -> list[str]:
     # What lies at the limits of the schema is the same for both.
     phases = "coverage,fuzzing" if token == OPERATOR else "fuzzing"
-    seed = ["--generation-deterministic"] if SEED is None else ["--seed", SEED, "--generation-database", "none"]
+    seed = (
+        ["--generation-deterministic"]
+        if SEED is None
+        else ["--seed", SEED, "--generation-database", "none"]
+    )
     return [
         *(sys.executable, "-m", "schemathesis.cli", "--config-file", "schemathesis.toml"),
         *("run", f"{dashboard.base_url}/schema", "--no-color", "--workers", "1"),

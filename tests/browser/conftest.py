@@ -57,9 +57,10 @@ async def stripe() -> AsyncIterator[FakeStripe]:
 
 
 @pytest_asyncio.fixture
-async def desk(database_url: str, stripe: FakeStripe) -> AsyncIterator[Served]:
-    """The dashboard behind its two tokens, and a fake of the Stripe API beside it."""
+async def desk(database_url: str, stripe: FakeStripe, kafka: str) -> AsyncIterator[Served]:
+    """The dashboard behind its two tokens, a fake of the Stripe API beside it, and a broker."""
     settings = LOCKED | {"encryption_keys": (KEY,), "stripe_api_base": stripe.url}
+    settings |= {"kafka_bootstrap_servers": kafka}
     async with served(database_url, **settings) as made:
         yield made
 

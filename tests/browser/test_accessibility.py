@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,16 @@ import asyncpg
 import pytest
 import pytest_asyncio
 from axe_playwright_python.async_playwright import Axe
+from confluent_kafka import Producer
 from litestar import Litestar
 from playwright.async_api import Browser, Page
 
-from relay.store.engine import Database
 from tests.admin.world import OPERATOR, Served
 from tests.browser.tab import NARROW, WIDE, Tab, new_tab
 from tests.store.rows import bury, deliver, fail, leave_out, new_event, store
 
-REPORT = Path("build") / "axe-report.md"
+REPORTS = Path("build") / "axe"
+"""Where a run leaves what it found, a table for each window."""
 STANDARDS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 
 # What is no page: files, parts of pages, what is answered with another page.
@@ -27,7 +29,7 @@ _NOT_PAGES = ("/api/", "/parts/", "/static/", "/schema", "/search", "/events/{in
 
 @pytest_asyncio.fixture
 async def places(
-    desk: Served, pg: asyncpg.Connection, database: Database, source_id: int
+    desk: Served, pg: asyncpg.Connection, source_id: int, kafka: str, topic_prefix: str
 ) -> dict[str, list[str]]:
     """Where each page is to be seen, with something of everything on it."""
     made = [new_event(source_id, f"evt_{n}", object_id=f"cus_{n % 3}") for n in range(9)]
@@ -47,6 +49,12 @@ async def places(
     await fail(pg, ids[2])
     await bury(pg, ids[3], ids[4], ids[5])
     await bury(pg, ids[6], code="no_route")
+    await pg.execute("ALTER TABLE relay.receipt DISABLE TRIGGER USER")
+    topic = f"{topic_prefix}customer"
+    await pg.execute(
+        'UPDATE relay.receipt SET topic = $1, "offset" = 0 WHERE topic IS NOT NULL', topic
+    )
+    await asyncio.to_thread(produce, kafka, topic)
     api = desk.client(OPERATOR)
     why = {"reason": "to have something to look at"}
     await api.post(f"/api/events/{ids[3]}/replay", json=why)
@@ -58,6 +66,7 @@ async def places(
         "/": ["/"],
         "/events": ["/events", "/events?state=dead", "/events?type=none.*", "/events?since=never"],
         "/events/{inbox_id:str}": [f"/events/{each}" for each in (ids[0], *ids[2:4], ids[-1])],
+        "/events/{inbox_id:str}/records": [f"/events/{each}/records" for each in ids[:2]],
         "/objects": ["/objects?id=cus_1"],
         "/dead-letters": ["/dead-letters", "/dead-letters?error=none"],
         "/operator-log": ["/operator-log"],
@@ -72,6 +81,15 @@ async def places(
         "/snapshots/new": ["/snapshots/new?source=shop"],
         "/snapshots/{snapshot_id:str}": [f"/snapshots/{snapshot.json()['id']}"],
     }
+
+
+def produce(kafka: str, topic: str) -> None:
+    """The record that the receipt of the first event tells of."""
+    producer = Producer({"bootstrap.servers": kafka})
+    producer.produce(
+        topic, b'{"id": "cus_0"}', b'{"id":"cus_1"}', partition=0, headers={"_event_id": "evt_0"}
+    )
+    assert producer.flush(30) == 0
 
 
 async def test_every_page_is_looked_at(desk: Served, places: dict[str, list[str]]) -> None:
@@ -132,9 +150,12 @@ def _where(violation: dict[str, Any]) -> list[str]:
 
 
 def _write_report(width: int, colours: str, found: dict[str, list[dict[str, Any]]]) -> None:
-    """One table for each window; the whole of a run is what `make test-browser` leaves behind."""
-    REPORT.parent.mkdir(exist_ok=True)
-    lines = [f"## {width} px, {colours}", "", "| page | minor | moderate | serious | critical |"]
+    REPORTS.mkdir(parents=True, exist_ok=True)
+    lines = [
+        f"# axe-core: {width} px, {colours}",
+        "",
+        "| page | minor | moderate | serious | critical |",
+    ]
     lines.append("|---|---|---|---|---|")
     for path, violations in found.items():
         counts = [
@@ -142,5 +163,4 @@ def _write_report(width: int, colours: str, found: dict[str, list[dict[str, Any]
             for impact in ("minor", "moderate", "serious", "critical")
         ]
         lines.append(f"| {path} | {' | '.join(map(str, counts))} |")
-    with REPORT.open("a") as report:
-        report.write("\n".join(lines) + "\n\n")
+    (REPORTS / f"{width}-{colours}.md").write_text("\n".join(lines) + "\n")
