@@ -206,6 +206,8 @@ def routes(desk: Desk, watch: Watch, reading: Reading) -> list[HTTPRouteHandler]
             onward=onward,
             first=link("/dead-letters", **asked.given) if after is not None else None,
             sources=names,
+            discarded=query.place(request.query_params.get("discarded")),
+            left=query.place(request.query_params.get("left")),
         )
 
     @get("/operator-log", include_in_schema=False)

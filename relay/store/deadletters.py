@@ -127,6 +127,19 @@ async def find_ids(connection: AsyncConnection, wanted: Filter) -> list[int]:
     return list((await connection.execute(ordered)).scalars())
 
 
+async def next_ids(
+    connection: AsyncConnection, wanted: Filter, *, up_to: int, limit: int
+) -> list[int]:
+    """The ids of some open dead letters that fit, none of them above ``up_to``."""
+    statement = (
+        select(_letters.c.id)
+        .where(*_conditions(wanted, open_only=True), _letters.c.id <= up_to)
+        .order_by(_letters.c.id)
+        .limit(limit)
+    )
+    return list((await connection.execute(statement)).scalars())
+
+
 async def show_dead_letter(connection: AsyncConnection, letter_id: int) -> dict[str, Any] | None:
     """One dead letter with its body as text."""
     row = (

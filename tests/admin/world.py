@@ -23,6 +23,7 @@ PAGES = (
     "/parts/overview",
     "/events",
     "/dead-letters",
+    "/dead-letters/discard",
     "/operator-log",
     "/replays",
     "/replays/new?of=events",

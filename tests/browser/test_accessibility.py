@@ -69,6 +69,7 @@ async def places(
         "/events/{inbox_id:str}/records": [f"/events/{each}/records" for each in ids[:2]],
         "/objects": ["/objects?id=cus_1"],
         "/dead-letters": ["/dead-letters", "/dead-letters?error=none"],
+        "/dead-letters/discard": ["/dead-letters/discard", "/dead-letters/discard?error=none"],
         "/operator-log": ["/operator-log"],
         "/replays": ["/replays"],
         "/replays/new": ["/replays/new?of=dead-letters", "/replays/new?of=events"],

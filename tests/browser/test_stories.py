@@ -203,6 +203,21 @@ async def test_a_replay_is_cancelled(
     assert await states(pg, *ids) == ["dead"] * 3
 
 
+async def test_all_dead_letters_that_fit_are_discarded(
+    tab: Tab, pg: asyncpg.Connection, source_id: int
+) -> None:
+    ids = await store(pg, *(new_event(source_id, f"evt_{n}") for n in range(4)))
+    await bury(pg, *ids[:3])
+    await bury(pg, ids[3], code="no_route")
+    await tab.go("/dead-letters?error=too_large")
+    await tab.follow("discard all that fit")
+    await tab.heading("Discard 3 dead letters?")
+    await tab.field("Reason").fill("nobody wants them")
+    await tab.press("Discard them")
+    await expect(tab.page.get_by_role("status")).to_contain_text("3 dead letters were discarded")
+    assert await states(pg, *ids) == ["skipped"] * 3 + ["dead"]
+
+
 async def test_a_snapshot_is_started_paused_resumed_and_cancelled(
     tab: Tab, database: Database, stripe: FakeStripe, source_id: int
 ) -> None:
