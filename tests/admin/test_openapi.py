@@ -38,7 +38,7 @@ EXAMPLES = os.environ.get("TESTS_API_EXAMPLES", "20")
 SEED = os.environ.get("TESTS_API_SEED")
 KEY = new_key()
 _SECONDS = 3600
-SNAPSHOTS = ("running", "paused", "failed", "finished")
+SNAPSHOTS = ("running", "running", "running", "running", "paused", "failed", "finished")
 DONE = {200, 201, 202}
 CHECKS = (
     "not_a_server_error",
@@ -118,13 +118,13 @@ async def _fill(database: Database, pg: asyncpg.Connection) -> dict[str, list[st
         " SELECT id, 'signature_invalid', 'no', 0, 'x' FROM relay.source"
     )
     await _replays(database)
-    for state in SNAPSHOTS:
-        await pg.execute(_SNAPSHOT, f"snap_{state}", state)
+    for number, state in enumerate(SNAPSHOTS):
+        await pg.execute(_SNAPSHOT, f"snap_{number}", state)
     return {
         "path.inbox_id": list(map(str, ids)),
         "path.object_id": ["cus_1", "gold/monthly", "cus_none"],
         "path.replay_id": ["rpl_events", "rpl_letters", "rpl_none"],
-        "path.snapshot_id": [f"snap_{state}" for state in SNAPSHOTS],
+        "path.snapshot_id": [f"snap_{number}" for number in range(len(SNAPSHOTS))],
         "query.event_id": ["evt_shop_0", "evt_none"],
         "query.type": ["customer.*", "customer.updated"],
         "query.object": ["cus_1"],
@@ -214,7 +214,11 @@ def _configuration(values: dict[str, list[str]]) -> str:
 def _command(dashboard: Served, token: str, directory: Path) -> list[str]:
     # What lies at the limits of the schema is the same for both.
     phases = "coverage,fuzzing" if token == OPERATOR else "fuzzing"
-    seed = ["--generation-deterministic"] if SEED is None else ["--seed", SEED, "--generation-database", "none"]
+    seed = (
+        ["--generation-deterministic"]
+        if SEED is None
+        else ["--seed", SEED, "--generation-database", "none"]
+    )
     return [
         *(sys.executable, "-m", "schemathesis.cli", "--config-file", "schemathesis.toml"),
         *("run", f"{dashboard.base_url}/schema", "--no-color", "--workers", "1"),
