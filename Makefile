@@ -61,6 +61,11 @@ test: $(VENV)/.installed ## all tests, on an embedded PostgreSQL and an embedded
 test-apache: $(VENV)/.installed ## the same on Apache Kafka (needs Java 17 and Maven)
 	@RELAY_TEST_BROKER=apache $(BIN)/python -m pytest $(ARGS)
 
+.PHONY: fuzz-api
+fuzz-api: $(VENV)/.installed ## more requests to the API than the tests make, others each time (EXAMPLES=n, SEED=n)
+	@RELAY_TEST_API_EXAMPLES=$(or $(EXAMPLES),500) RELAY_TEST_API_SEED=$(or $(SEED),$$$$) \
+		$(BIN)/python -m pytest tests/admin/test_openapi.py -s $(ARGS)
+
 .PHONY: faults
 faults: $(VENV)/.installed ## attacks a whole deployment, then judges it (LONG=1, SEED=n; needs Java, Maven, PgBouncer)
 	@$(BIN)/python -m tests.faults $(if $(LONG),--long) $(if $(SEED),--seed $(SEED)) $(ARGS)

@@ -38,8 +38,9 @@ EXAMPLES = os.environ.get("TESTS_API_EXAMPLES", "20")
 SEED = os.environ.get("TESTS_API_SEED")
 KEY = new_key()
 _SECONDS = 3600
-SNAPSHOTS = ("running", "running", "running", "running", "paused", "failed", "finished")
-DONE = {200, 201, 202}
+SNAPSHOTS = (*["running"] * 12, "paused", "failed", "finished")
+# What is not possible in the state that it is in was understood, too.
+DONE = {200, 201, 202, 409}
 CHECKS = (
     "not_a_server_error",
     "status_code_conformance",
