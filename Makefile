@@ -70,6 +70,11 @@ test-browser: $(VENV)/.browser ## the dashboard in a browser, with axe-core (nee
 screenshots: $(VENV)/.browser ## the pictures in docs/images, of a relay at work (needs Chromium)
 	@$(BIN)/python -m tests.browser.screenshots $(CHROMIUM)
 
+.PHONY: fuzz-api
+fuzz-api: $(VENV)/.installed ## more requests to the API than the tests make, others each time (EXAMPLES=n, SEED=n)
+	@RELAY_TEST_API_EXAMPLES=$(or $(EXAMPLES),500) RELAY_TEST_API_SEED=$(or $(SEED),$$$$) \
+		$(BIN)/python -m pytest tests/admin/test_openapi.py -s $(ARGS)
+
 .PHONY: faults
 faults: $(VENV)/.installed ## attacks a whole deployment, then judges it (LONG=1, SEED=n; needs Java, Maven, PgBouncer)
 	@$(BIN)/python -m tests.faults $(if $(LONG),--long) $(if $(SEED),--seed $(SEED)) $(ARGS)

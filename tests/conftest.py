@@ -6,6 +6,7 @@
   Debian's packages put them (`15`: postgresql-15).
 - RELAY_TEST_POOLER: `pgbouncer` puts PgBouncer in transaction mode before PostgreSQL.
 - RELAY_TEST_BROKER: `embedded` (default) or `apache`, which is Apache Kafka from Maven's jars.
+- RELAY_TEST_API_EXAMPLES, RELAY_TEST_API_SEED: see tests/admin/test_openapi.py.
 - RELAY_TEST_KAFKA: bootstrap servers of a cluster to use instead of either; RELAY_TEST_BROKER then
   says whether it is Apache's.
 """
@@ -47,6 +48,8 @@ _POSTGRES = _given("POSTGRES")
 _POOLER = _given("POOLER")
 _BROKER = _given("BROKER", "embedded")
 _KAFKA = _given("KAFKA")
+_given("API_EXAMPLES")
+_given("API_SEED")
 
 # A shell that runs us in the background has SIGINT ignored, and programs that we start inherit
 # that: they could not be interrupted.

@@ -14,6 +14,7 @@ from relay.admin.desk import Desk
 from relay.core.listings import listings_of
 from relay.settings import Settings
 from relay.store import events, ranges, snapshots, sources
+from relay.store.engine import driver_of
 from relay.store.events import Operator
 from relay.store.sealing import Seal
 from relay.store.snapshot_plan import Asked, plan
@@ -96,7 +97,8 @@ class Backfills:
 
     async def is_held_up(self) -> bool:
         """Whether all of them wait until the forwarders have caught up."""
-        async with self._desk.database.driver() as pg:
+        async with self._desk.inbox() as connection:
+            pg = await driver_of(connection)
             return await ranges.has_claimable_work(pg, self._settings.snapshot_queue_rows)
 
     async def possible(self, source: str) -> list[str]:

@@ -31,6 +31,10 @@ OF: Final = get_args(Of)
 
 _COUNT_SECONDS: Final = 8.0
 _LOOKED_AT: Final = 1000
+# A page of a replay is renewed all the time; that shall not have the receipts read all the time.
+_QUICK_SECONDS: Final = 0.1
+_REST: Final = 10.0
+_MOST_SEEN: Final = 100
 # Those of a process that is gone are found so soon after its end; to look reads the whole log.
 _SCAN_SECONDS: Final = 60.0
 
@@ -60,7 +64,7 @@ def kind(text: str | None) -> Of:
 
 async def plan(desk: Desk, of: Of, asked: Asked) -> Plan:
     """Look at it, and change nothing. Raises Refusal for a filter that cannot be."""
-    async with desk.inbox(_COUNT_SECONDS) as connection:
+    async with desk.count(_COUNT_SECONDS) as connection:
         if of == "dead-letters":
             run = await deadletters.prepare(connection, await query.resolve(connection, asked))
             seen = await deadletters.look_at_some(connection, run, limit=_LOOKED_AT)
@@ -87,7 +91,7 @@ async def plan(desk: Desk, of: Of, asked: Asked) -> Plan:
 
 async def begin(desk: Desk, of: Of, asked: Asked, operator: Operator) -> str:
     """Write a replay down that goes on by itself; its id. Raises Refusal when nothing fits."""
-    async with desk.inbox(_COUNT_SECONDS) as connection:
+    async with desk.count(_COUNT_SECONDS) as connection:
         if of == "dead-letters":
             prepared = await deadletters.prepare(connection, await query.resolve(connection, asked))
             if not prepared.matched:
@@ -124,17 +128,41 @@ async def cancel(desk: Desk, replay_id: str, operator: Operator) -> None:
             raise Refusal(409, f"{replay_id} is finished: it has queued {found.queued} events.")
 
 
-async def find(desk: Desk, replay_id: str) -> tuple[Told, Progress | None]:
-    """One replay, and what has become of it: None when that takes too long to look for."""
-    async with desk.inbox() as connection:
-        found = await runs.find_replay(connection, replay_id)
-    if found is None:
-        raise _unknown(replay_id)
-    try:
-        async with desk.inbox() as connection:
-            return found, await runs.progress(connection, found)
-    except DATABASE_FAILURES:
-        return found, None
+class Glances:
+    """What has become of replays. What took long to look for is not looked for all the time."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self._one = asyncio.Lock()
+        self._seen: dict[str, tuple[float, Progress | None]] = {}
+
+    async def find(self, replay_id: str) -> tuple[Told, Progress | None]:
+        """One replay and its progress: None when that takes too long to look for."""
+        async with self._desk.inbox() as connection:
+            found = await runs.find_replay(connection, replay_id)
+        if found is None:
+            raise _unknown(replay_id)
+        async with self._one:
+            return found, await self._progress(found)
+
+    async def _progress(self, replay: Told) -> Progress | None:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        due, progress = self._seen.get(replay.replay_id, (began, None))
+        if began < due:
+            return progress
+        try:
+            async with self._desk.inbox() as connection:
+                progress = await runs.progress(connection, replay)
+        except DATABASE_FAILURES:
+            progress = None
+        took = loop.time() - began
+        self._seen.pop(replay.replay_id, None)
+        if took > _QUICK_SECONDS:
+            self._seen[replay.replay_id] = (loop.time() + _REST * took, progress)
+        if len(self._seen) > _MOST_SEEN:
+            del self._seen[next(iter(self._seen))]
+        return progress
 
 
 def _unknown(replay_id: str) -> Refusal:

@@ -27,7 +27,7 @@ from relay.admin import (
 from relay.admin.access import Throttle, Tokens
 from relay.admin.answers import HANDLERS
 from relay.admin.backfills import Backfills
-from relay.admin.bulk import Replayer
+from relay.admin.bulk import Glances, Replayer
 from relay.admin.desk import Desk
 from relay.admin.gate import MOST_BYTES, Gate
 from relay.admin.overview import Watch
@@ -67,6 +67,7 @@ class Dashboard:
         self._desk = Desk(database, hide_bodies=settings.admin_hide_bodies)
         self._tokens = Tokens(settings.admin_token, settings.admin_viewer_token)
         self.replayer = Replayer(database)
+        self._glances = Glances(self._desk)
         self._backfills = Backfills(self._desk, settings)
         self._reading = Reading(settings)
         self.watch = Watch(self._desk, kafka, answers)
@@ -83,8 +84,8 @@ class Dashboard:
                 *api.routes(self._desk, self.watch),
                 *record_pages.routes(self._desk, self._reading),
                 *discards.routes(self._desk),
-                *replay_pages.routes(self._desk, self.replayer),
-                *replay_api.routes(self._desk, self.replayer),
+                *replay_pages.routes(self._desk, self.replayer, self._glances),
+                *replay_api.routes(self._desk, self.replayer, self._glances),
                 *backfill_pages.routes(self._desk, self._backfills),
                 *backfill_api.routes(self._backfills),
                 *source_pages.routes(self._sources),

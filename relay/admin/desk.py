@@ -9,6 +9,7 @@ from typing import Final
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from relay.admin.answers import Refusal
 from relay.store.engine import Database
 from relay.store.status import bound_statements
 
@@ -26,6 +27,7 @@ class Desk:
         self.hide_bodies = hide_bodies
         self.database = database
         self._few = asyncio.Semaphore(_AT_ONCE)
+        self._counting = asyncio.Lock()
 
     @asynccontextmanager
     async def inbox(
@@ -34,4 +36,14 @@ class Desk:
         """A transaction in which every statement may take so long."""
         async with self._few, self.database.begin(_CUT_SECONDS) as connection:
             await bound_statements(connection, statement_seconds)
+            yield connection
+
+    @asynccontextmanager
+    async def count(self, statement_seconds: float) -> AsyncIterator[AsyncConnection]:
+        """The same for what may take long and only one at a time may ask. Raises Refusal (409)."""
+        if self._counting.locked():
+            raise Refusal(
+                409, "Somebody has something counted at this moment: try again.", code="busy"
+            )
+        async with self._counting, self.inbox(statement_seconds) as connection:
             yield connection

@@ -11,7 +11,7 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath, JSONBody
 
 from relay.admin import api, bulk, query
-from relay.admin.bulk import Of, Plan, Replayer
+from relay.admin.bulk import Glances, Of, Plan, Replayer
 from relay.admin.desk import Desk
 from relay.admin.query import Asked
 from relay.admin.schema import Reason
@@ -76,7 +76,7 @@ class Begun(msgspec.Struct, frozen=True, kw_only=True):
     plan: Plan
 
 
-def routes(desk: Desk, replayer: Replayer) -> list[HTTPRouteHandler]:
+def routes(desk: Desk, replayer: Replayer, glances: Glances) -> list[HTTPRouteHandler]:
     """The handlers; a replay that is begun here goes on by ``replayer``."""
 
     @get("/api/replays", responses=api.told(), summary="Replays, the newest first")
@@ -88,7 +88,7 @@ def routes(desk: Desk, replayer: Replayer) -> list[HTTPRouteHandler]:
 
     @get("/api/replays/{replay_id:str}", responses=api.told(404), summary="How far one is")
     async def show_replay(replay_id: FromPath[str]) -> Replay:
-        return _replay(*await bulk.find(desk, replay_id))
+        return _replay(*await glances.find(replay_id))
 
     @post(
         "/api/replays",
@@ -120,7 +120,7 @@ def routes(desk: Desk, replayer: Replayer) -> list[HTTPRouteHandler]:
     ) -> Replay:
         operator = Operator(api.access(request).who, query.reason(data.reason))
         await bulk.cancel(desk, replay_id, operator)
-        return _replay(*await bulk.find(desk, replay_id))
+        return _replay(*await glances.find(replay_id))
 
     return [list_replays, show_replay, begin_replay, cancel_replay]
 

@@ -18,11 +18,11 @@ from relay.store.events import Operator
 _Asking = Request[Any, Any, Any]
 
 
-def routes(desk: Desk, replayer: bulk.Replayer) -> list[HTTPRouteHandler]:
+def routes(desk: Desk, replayer: bulk.Replayer, glances: bulk.Glances) -> list[HTTPRouteHandler]:
     """The handlers of the pages; a replay that is begun here goes on by ``replayer``."""
 
     async def found_as(request: _Asking, name: str, replay_id: str) -> Response[str]:
-        told, progress = await bulk.find(desk, replay_id)
+        told, progress = await glances.find(replay_id)
         return page(request, name, replay=told, progress=progress)
 
     @get("/replays", include_in_schema=False)

@@ -6,7 +6,7 @@ beginning, with each transaction that brings it further.
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
 import msgspec
@@ -15,6 +15,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 EVENTS: Final = "event.replay"
 DEAD_LETTERS: Final = "dead_letter.replay"
+_FIRST: Final = datetime(1, 1, 2, tzinfo=UTC)
+_LAST: Final = datetime(9999, 12, 30, tzinfo=UTC)
 
 
 class Told(msgspec.Struct, frozen=True):
@@ -153,20 +155,60 @@ async def unfinished_in_background(connection: AsyncConnection) -> list[Told]:
 async def progress(connection: AsyncConnection, replay: Told) -> Progress:
     """How much of a replay waits, and how much is settled.
 
-    Reads through the receipts: some seconds for each ten million of them. What is missing to
+    Reads through the receipts, those in the time that events were chosen by: a second or more for
+    each ten million of them. Those of a few events are found by the events. What is missing to
     ``queued`` is dead again, or its receipts were removed by the retention.
     """
-    found = await connection.execute(
-        sql(
-            """
-            SELECT (SELECT count(*) FROM relay.queue WHERE replay_id = :replay_id AND kind = 0)
-                       AS waiting,
-                   count(*) FILTER (WHERE skipped IS NULL) AS delivered, count(skipped) AS skipped
-            FROM relay.receipt
-            WHERE replay_id = :replay_id AND kind = 0 AND record = 0 AND produced_at >= :since
-            """
-        ),
-        {"replay_id": replay.replay_id, "since": replay.started_at},
-    )
-    waiting, delivered, skipped = found.one()
+    given = {"replay_id": replay.replay_id, "since": replay.started_at}
+    ids = await _ids_of_few(connection, replay)
+    if ids is not None:
+        statement, given = _PROGRESS_OF_FEW, given | {"ids": ids}
+    else:
+        statement, given = (
+            _PROGRESS,
+            given | dict(zip(("first", "end"), _time(replay), strict=True)),
+        )
+    waiting, delivered, skipped = (await connection.execute(sql(statement), given)).one()
     return Progress(waiting, delivered, skipped)
+
+
+_PROGRESS_OF_ALL = """
+SELECT (SELECT count(*) FROM relay.queue WHERE replay_id = :replay_id AND kind = 0) AS waiting,
+       count(*) FILTER (WHERE skipped IS NULL) AS delivered, count(skipped) AS skipped
+FROM relay.receipt
+WHERE replay_id = :replay_id AND kind = 0 AND record = 0 AND produced_at >= :since
+"""
+_PROGRESS_OF_FEW = f"{_PROGRESS_OF_ALL} AND inbox_id = ANY (CAST(:ids AS bigint[]))"
+_PROGRESS = f"{_PROGRESS_OF_ALL} AND received_at >= :first AND received_at < :end"
+
+# Letters are told by their own ids, events by theirs.
+_FEW = """
+SELECT CASE action WHEN :events THEN ids ELSE coalesce((
+           SELECT array_agg(inbox_id) FROM relay.dead_letter WHERE id = ANY (ids)), '{}') END
+FROM relay.operator_log, LATERAL (
+    SELECT array_agg(each::bigint) AS ids
+    FROM jsonb_array_elements_text(details -> 'queued' -> 'ids') AS each
+) AS told
+WHERE target = :target AND action = ANY (:actions)
+  AND jsonb_typeof(details -> 'queued' -> 'ids') = 'array'
+LIMIT 1
+"""
+
+
+async def _ids_of_few(connection: AsyncConnection, replay: Told) -> list[int] | None:
+    """The inbox ids of a replay of a few that are written down; None for any other."""
+    if replay.filter is not None:
+        return None
+    given = {"target": replay.replay_id, "actions": [EVENTS, DEAD_LETTERS], "events": EVENTS}
+    found = (await connection.execute(sql(_FEW), given)).one_or_none()
+    return None if found is None else list(found[0] or ())
+
+
+def _time(replay: Told) -> tuple[datetime, datetime]:
+    """When its events were received; of dead letters it is told when they died."""
+    wanted = replay.filter if replay.of == "events" and replay.filter is not None else {}
+    since, until = wanted.get("since"), wanted.get("until")
+    return (
+        _FIRST if since is None else datetime.fromisoformat(since),
+        _LAST if until is None else datetime.fromisoformat(until),
+    )

@@ -33,6 +33,11 @@ _FILTERS = {
     "skipped": Filter(state="skipped"),
     "delivered": Filter(state="delivered"),
     "delivered of an object": Filter(state="delivered", object="cus_8"),
+    "delivered of a type": Filter(state="delivered", type="customer.*"),
+    "delivered in a time": Filter(state="delivered", until=_NOW - timedelta(days=2)),
+    "skipped of a type": Filter(state="skipped", type="customer.*", source="shop"),
+    "skipped of an object": Filter(state="skipped", object="cus_7"),
+    "skipped in a time": Filter(state="skipped", since=_NOW - timedelta(days=2)),
     "error": Filter(error="too_large"),
     "event": Filter(event_id="evt_1234"),
     "inbox id": Filter(inbox_id=77),
@@ -70,6 +75,25 @@ async def test_pages_are_what_the_view_has(
             )
             assert bool(ids) == expected, name
             assert await _all(connection, wanted, 170) == ids, name
+
+
+async def test_a_page_ends_when_the_time_is_up(
+    database: Database, pg: asyncpg.Connection, source_id: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await fill(pg, source_id, 1000, waiting=100, objects=50)
+    await pg.execute(
+        "INSERT INTO relay.receipt SELECT inbox_id, received_at, nextval('relay.arrival'), record,"
+        " kind, attempts, partition, \"offset\", produced_at, topic, key, op, skipped, 'rpl_1'"
+        " FROM relay.receipt WHERE inbox_id % 3 = 0"
+    )
+    monkeypatch.setattr(listing, "SEARCH_SECONDS", 0.0)
+    monkeypatch.setattr(listing, "_STEP", 100)
+    async with database.begin() as connection:
+        for name, wanted in _FILTERS.items():
+            rows = await events.list_events(connection, wanted, limit=10_000)
+            assert await _all(connection, wanted, 17) == [row["id"] for row in rows], name
+        none = await listing.page(connection, Filter(type="nothing"), limit=17)
+        assert (none.rows, none.next) == ([], 901)
 
 
 async def test_a_row_is_the_whole_row(
