@@ -62,7 +62,7 @@ class Discard(msgspec.Struct, frozen=True, kw_only=True):
 
 async def count(desk: Desk, asked: Asked) -> Discard:
     """Look, and change nothing. Raises Refusal for a filter that cannot be."""
-    async with desk.inbox(_BATCH_SECONDS) as connection:
+    async with desk.count(_BATCH_SECONDS) as connection:
         run = await deadletters.prepare(connection, await query.resolve(connection, asked))
     return Discard(matched=run.matched, up_to=run.last, discarded=0, left=run.matched)
 
