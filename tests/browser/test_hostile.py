@@ -108,3 +108,24 @@ async def test_what_an_operator_types_does_not_run(
         await expect(main(page)).to_contain_text("The event was skipped.")
         assert await too_wide(page) == []
         await _is_harmless(page, "/operator-log")
+
+
+async def test_a_visit_notices_what_must_not_happen(dashboard: Served, visit: Visits) -> None:
+    page = await visit(dashboard)
+    await page.goto("/")
+    async with page.expect_console_message(lambda message: "image" in message.text.lower()):
+        await page.evaluate(
+            """() => {
+                alert("taken");
+                const script = document.createElement("script");
+                script.text = "document.title = 'taken'";
+                document.body.append(script);
+                document.body.append(Object.assign(new Image(), {src: "http://example.com/x"}));
+            }"""
+        )
+    seen = " ".join(visit.problems)
+    visit.problems.clear()
+    assert "a dialog: taken" in seen
+    assert "inline script" in seen
+    assert "example.com" in seen
+    assert await page.title() == "Overview · relay"
