@@ -66,6 +66,8 @@ def _indented(text: str) -> Iterator[str]:
 def changes(body: bytes) -> list[Change]:
     """What ``previous_attributes`` says was before, beside what is now; none for other events."""
     try:
+        if tokens.deeper_than(body, _DEEPEST):
+            return []
         parts = value.read(body)
     except (UnusableEvent, ValueError, RecursionError):
         return []
@@ -73,8 +75,10 @@ def changes(body: bytes) -> list[Change]:
     pairs = [("", parts.previous_attributes, parts.object)]
     while pairs:
         path, before, after = pairs.pop()
-        for name, _, start, end in tokens.members(before, 0) if before[:1] == b"{" else ():
-            old, new = before[start:end], tokens.find(after, 0, frozenset([name])).get(name)
+        # Each is gone through once: to look for thousands of names in thousands took minutes.
+        is_now = dict(_members(after))
+        for name, old in _members(before):
+            new = is_now.get(name)
             if old[:1] == b"{" and new is not None and new[:1] == b"{":
                 pairs.append((f"{path}{name}.", old, new))
             else:
@@ -82,3 +86,9 @@ def changes(body: bytes) -> list[Change]:
                     Change(path + name, text_of(old), None if new is None else text_of(new))
                 )
     return sorted(found, key=lambda change: change.path)
+
+
+def _members(text: bytes) -> Iterator[tuple[str, bytes]]:
+    if text[:1] == b"{":
+        for name, _, start, end in tokens.members(text, 0):
+            yield name, text[start:end]

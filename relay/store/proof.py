@@ -97,13 +97,15 @@ _FAILURES = """
 SELECT failed_at, error_code, error FROM relay.attempt WHERE inbox_id = :id ORDER BY id LIMIT :most
 """
 
-# What was done to many events at once names them by a filter, and is not among these.
+# What was done to many events at once names them by a filter, and is not among these. Nothing was
+# done with an event before it came, by the clock of a server that may have been another one.
 _ACTIONS = """
 SELECT at, who, action, target, reason FROM relay.operator_log
-WHERE action IN ('event.retry', 'event.skip', 'event.replay')
+WHERE at >= CAST(:received_at AS timestamptz) - interval '1 day' AND (
+    action IN ('event.retry', 'event.skip', 'event.replay')
         AND coalesce(details -> 'queued', details) -> 'ids' @> to_jsonb(CAST(:id AS bigint))
-   OR action IN ('dead_letter.replay', 'dead_letter.discard') AND EXISTS (
+    OR action IN ('dead_letter.replay', 'dead_letter.discard') AND EXISTS (
         SELECT FROM unnest(CAST(:letters AS bigint[])) letter
-        WHERE coalesce(details -> 'queued', details) -> 'ids' @> to_jsonb(letter))
+        WHERE coalesce(details -> 'queued', details) -> 'ids' @> to_jsonb(letter)))
 ORDER BY id LIMIT :most
 """
