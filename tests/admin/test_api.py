@@ -73,9 +73,9 @@ async def test_the_schema_has_every_path_and_every_way_to_fail(dashboard: Served
     assert schema["openapi"].startswith("3.1")
     reading = {"overview", "events", "events/{inbox_id}", "objects/{object_id}"}
     reading |= {"dead-letters", "operator-log", "replays", "replays/{replay_id}"}
-    reading |= {"snapshots", "snapshots/{snapshot_id}"}
+    reading |= {"snapshots", "snapshots/{snapshot_id}", "events/{inbox_id}/records"}
     changing = {f"events/{{inbox_id}}/{action}" for action in ACTIONS}
-    changing |= {"replays", "replays/{replay_id}/cancel", "snapshots"}
+    changing |= {"replays", "replays/{replay_id}/cancel", "snapshots", "dead-letters/discard"}
     changing |= {f"snapshots/{{snapshot_id}}/{name}" for name in ("pause", "resume", "cancel")}
     reading |= {"sources", "sources/{name}"}
     of_sources = ("pause", "resume", "rotate-key", "delete")

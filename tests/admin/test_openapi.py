@@ -41,6 +41,10 @@ _SECONDS = 3600
 SNAPSHOTS = (*["running"] * 12, "paused", "failed", "finished")
 # What is not possible in the state that it is in was understood, too.
 DONE = {200, 201, 202, 409}
+# Settings that are drawn one by one seldom fit together; tests/admin/test_sources.py has those
+# that do.
+RARE = {"POST /api/sources", "PATCH /api/sources/{name}"}
+OF_OPERATORS = {"GET /api/events/{inbox_id}/records"}
 CHECKS = (
     "not_a_server_error",
     "status_code_conformance",
@@ -103,17 +107,11 @@ async def _fill(database: Database, pg: asyncpg.Connection) -> dict[str, list[st
     """
     ids: list[int] = []
     for name in ("shop", "eu"):
-        config = SourceConfig(
-            source_id=0, public_id="", name=name, insecure=True, resources=("customer",)
-        )
-        async with database.begin() as connection:
-            made, _ = await sources.create(
-                connection,
-                config,
-                sealed_secrets=[],
-                sealed_stripe_key=Seal([KEY]).seal(TEST_KEY.encode()),
-            )
-        ids += await _events(pg, made.config.source_id, name)
+        ids += await _events(pg, await _source(database, name), name)
+    # For what is done to sources, deletion included.
+    spare = [f"spare_{number}" for number in range(8)]
+    for name in spare:
+        await _source(database, name)
     await pg.execute(
         "INSERT INTO relay.dead_letter (source_id, error_code, error, attempts, refused_body)"
         " SELECT id, 'signature_invalid', 'no', 0, 'x' FROM relay.source"
@@ -125,6 +123,7 @@ async def _fill(database: Database, pg: asyncpg.Connection) -> dict[str, list[st
         "path.inbox_id": list(map(str, ids)),
         "path.object_id": ["cus_1", "gold/monthly", "cus_none"],
         "path.replay_id": ["rpl_events", "rpl_letters", "rpl_none"],
+        "path.name": spare,
         "path.snapshot_id": [f"snap_{number}" for number in range(len(SNAPSHOTS))],
         "query.event_id": ["evt_shop_0", "evt_none"],
         "query.type": ["customer.*", "customer.updated"],
@@ -137,12 +136,29 @@ async def _fill(database: Database, pg: asyncpg.Connection) -> dict[str, list[st
         "query.before": list(map(str, ids)),
         "query.limit": ["1", "500"],
         "body.reason": ["mended"],
+        "body.name": [f"new_{number}" for number in range(30)],
+        "body.confirm": spare,
+        "body.grace": ["24h", "0"],
         "body.source": ["shop", "eu"],
         "body.state": ["delivered", "skipped"],
         "body.since": ["2h"],
         "body.created_after": ["2026-01-01T00:00:00Z"],
         "body.created_before": ["2027-01-01T00:00:00Z"],
     }
+
+
+async def _source(database: Database, name: str) -> int:
+    config = SourceConfig(
+        source_id=0, public_id="", name=name, insecure=True, resources=("customer",)
+    )
+    async with database.begin() as connection:
+        made, _ = await sources.create(
+            connection,
+            config,
+            sealed_secrets=[],
+            sealed_stripe_key=Seal([KEY]).seal(TEST_KEY.encode()),
+        )
+    return made.config.source_id
 
 
 async def _events(pg: asyncpg.Connection, source_id: int, name: str) -> list[int]:
@@ -251,7 +267,12 @@ async def test_the_api_answers_as_it_says(
     assert running.returncode == 0, told.decode()
     # Otherwise nothing was tried but refusals.
     works = {name for name, each in answers.items() if DONE & each.keys()}
-    assert works == {name for name in answers if token == OPERATOR or name.startswith("GET")}
+    allowed = {
+        name
+        for name in answers
+        if token == OPERATOR or (name.startswith("GET") and name not in OF_OPERATORS)
+    }
+    assert allowed - RARE <= works <= allowed
 
 
 def _answers(report: Path) -> dict[str, Counter[int]]:

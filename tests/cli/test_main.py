@@ -358,8 +358,15 @@ async def test_serve_runs_a_role_until_it_is_told_to_stop(
     while b"app.started" not in lines[-1]:
         assert lines[-1], b"".join(lines)
         lines.append(await asyncio.wait_for(started.stderr.readline(), 30))
-    status = await invoke("status", "--json", environ=environment(direct_url))
-    assert [each["name"] for each in output(status)["services"]] == ["relay-receiver"]
+
+    async def names() -> list[str]:
+        status = await invoke("status", "--json", environ=environment(direct_url))
+        return [each["name"] for each in output(status)["services"]]
+
+    # It connects by itself, after it has said that it has started.
+    while not (services := await names()):  # noqa: ASYNC110
+        await asyncio.sleep(0.1)
+    assert services == ["relay-receiver"]
     started.send_signal(signal.SIGTERM)
     stdout, stderr = await started.communicate()
     assert started.returncode == 0, stderr
