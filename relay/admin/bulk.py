@@ -32,7 +32,7 @@ OF: Final = get_args(Of)
 _COUNT_SECONDS: Final = 8.0
 _LOOKED_AT: Final = 1000
 # A page of a replay is renewed all the time; that shall not have the receipts read all the time.
-_QUICK_SECONDS: Final = 0.1
+_QUICK_SECONDS: Final = 0.3
 _REST: Final = 10.0
 _MOST_SEEN: Final = 100
 # Those of a process that is gone are found so soon after its end; to look reads the whole log.
@@ -134,7 +134,7 @@ class Glances:
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
         self._one = asyncio.Lock()
-        self._seen: dict[str, tuple[float, Progress | None]] = {}
+        self._seen: dict[tuple[str, bool], tuple[float, Progress | None]] = {}
 
     async def find(self, replay_id: str) -> tuple[Told, Progress | None]:
         """One replay and its progress: None when that takes too long to look for."""
@@ -148,7 +148,9 @@ class Glances:
     async def _progress(self, replay: Told) -> Progress | None:
         loop = asyncio.get_running_loop()
         began = loop.time()
-        due, progress = self._seen.get(replay.replay_id, (began, None))
+        # One that has come to its end since is looked at anew.
+        key = (replay.replay_id, replay.is_finished)
+        due, progress = self._seen.get(key, (began, None))
         if began < due:
             return progress
         try:
@@ -157,9 +159,9 @@ class Glances:
         except DATABASE_FAILURES:
             progress = None
         took = loop.time() - began
-        self._seen.pop(replay.replay_id, None)
+        self._seen.pop(key, None)
         if took > _QUICK_SECONDS:
-            self._seen[replay.replay_id] = (loop.time() + _REST * took, progress)
+            self._seen[key] = (loop.time() + _REST * took, progress)
         if len(self._seen) > _MOST_SEEN:
             del self._seen[next(iter(self._seen))]
         return progress

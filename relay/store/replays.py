@@ -140,6 +140,10 @@ async def count_redacted(connection: AsyncConnection, choice: Choice) -> int:
     """How many of those were redacted, and will be left out."""
     if not await redactions.is_possible(connection):
         return 0
+    # To count all once more takes as long as the first time.
+    is_any = select(select(redaction.c.inbox_id).exists())
+    if not (await connection.execute(is_any)).scalar_one():
+        return 0
     proof = select(redaction.c.inbox_id).where(
         redaction.c.inbox_id == events_view.c.id,
         redaction.c.received_at == events_view.c.received_at,
