@@ -87,7 +87,10 @@ class Slot:
 
     def ports(self) -> set[int]:
         """Its own of all its TCP connections."""
-        sockets = {os.readlink(each) for each in Path(f"/proc/{self.pid}/fd").iterdir()}
+        sockets = set()
+        for each in Path(f"/proc/{self.pid}/fd").iterdir():
+            with suppress(FileNotFoundError):  # closed while we look
+                sockets.add(os.readlink(each))
         lines = Path(f"/proc/{self.pid}/net/tcp").read_text().splitlines()[1:]
         fields = [line.split() for line in lines]
         return {int(f[1].rpartition(":")[2], 16) for f in fields if f"socket:[{f[9]}]" in sockets}
