@@ -17,26 +17,22 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import asyncpg
 import pytest
 import pytest_asyncio
 
 from relay.admin.access import Throttle
-from relay.core.source import SourceConfig
 from relay.dev.stripe_api import FakeStripe
-from relay.dev.stripe_api.server import TEST_KEY
-from relay.store import deadletters, replays, sources
+from relay.store import deadletters, replays
 from relay.store.engine import Database
 from relay.store.events import Filter, Operator
-from relay.store.sealing import Seal, new_key
-from tests.admin.world import LOCKED, OPERATOR, VIEWER, Served, served
+from tests.admin.with_stripe import add_source, settings_beside
+from tests.admin.world import OPERATOR, VIEWER, Served, served
 from tests.store.rows import bury, deliver, fail, leave_out, new_event, store
 
 EXAMPLES = os.environ.get("TESTS_API_EXAMPLES", "20")
 SEED = os.environ.get("TESTS_API_SEED")
-KEY = new_key()
 _SECONDS = 3600
 SNAPSHOTS = (*["running"] * 12, "paused", "failed", "finished")
 # What is not possible in the state that it is in was understood, too.
@@ -91,13 +87,11 @@ async def api(database_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterat
     # Wrong tokens are among what is tried.
     monkeypatch.setattr(Throttle, "MOST", 1_000_000)
     monkeypatch.setattr(Throttle, "_PAUSE_SECONDS", 0.0)
-    async with FakeStripe({"customer": 5}) as stripe:
-        settings: dict[str, Any] = LOCKED | {
-            "encryption_keys": (KEY,),
-            "stripe_api_base": stripe.url,
-        }
-        async with served(database_url, **settings) as made:
-            yield made
+    async with (
+        FakeStripe({"customer": 5}) as stripe,
+        served(database_url, **settings_beside(stripe)) as made,
+    ):
+        yield made
 
 
 async def _fill(database: Database, pg: asyncpg.Connection) -> dict[str, list[str]]:
@@ -107,11 +101,11 @@ async def _fill(database: Database, pg: asyncpg.Connection) -> dict[str, list[st
     """
     ids: list[int] = []
     for name in ("shop", "eu"):
-        ids += await _events(pg, await _source(database, name), name)
+        ids += await _events(pg, await add_source(database, name, "customer"), name)
     # For what is done to sources, deletion included.
     spare = [f"spare_{number}" for number in range(8)]
     for name in spare:
-        await _source(database, name)
+        await add_source(database, name, "customer")
     await pg.execute(
         "INSERT INTO relay.dead_letter (source_id, error_code, error, attempts, refused_body)"
         " SELECT id, 'signature_invalid', 'no', 0, 'x' FROM relay.source"
@@ -145,20 +139,6 @@ async def _fill(database: Database, pg: asyncpg.Connection) -> dict[str, list[st
         "body.created_after": ["2026-01-01T00:00:00Z"],
         "body.created_before": ["2027-01-01T00:00:00Z"],
     }
-
-
-async def _source(database: Database, name: str) -> int:
-    config = SourceConfig(
-        source_id=0, public_id="", name=name, insecure=True, resources=("customer",)
-    )
-    async with database.begin() as connection:
-        made, _ = await sources.create(
-            connection,
-            config,
-            sealed_secrets=[],
-            sealed_stripe_key=Seal([KEY]).seal(TEST_KEY.encode()),
-        )
-    return made.config.source_id
 
 
 async def _events(pg: asyncpg.Connection, source_id: int, name: str) -> list[int]:

@@ -9,18 +9,13 @@ import asyncpg
 import pytest_asyncio
 
 from relay.dev.process import free_port
-from relay.store.engine import Database
 from tests.admin.reader import Page
 from tests.admin.world import LOCKED, OPERATOR, VIEWER, Served, served
+from tests.forwarder.conftest import world
 from tests.forwarder.world import World, event
 from tests.store.rows import deliver, new_event, store
 
-
-@pytest_asyncio.fixture
-async def world(database: Database, kafka: str, topic_prefix: str) -> AsyncIterator[World]:
-    made = World(database, kafka, topic_prefix)
-    yield made
-    await made.close()
+__all__ = ["world"]
 
 
 @pytest_asyncio.fixture

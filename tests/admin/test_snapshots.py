@@ -2,60 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import asyncpg
 import pytest
-import pytest_asyncio
 
-from relay.core.source import SourceConfig
 from relay.dev.stripe_api import FakeStripe
-from relay.dev.stripe_api.server import TEST_KEY
-from relay.settings import Settings
-from relay.snapshotter import Shared, Snapshotter
-from relay.store import sources
 from relay.store.engine import Database
-from relay.store.sealing import Seal, new_key
 from tests.admin.reader import Page
-from tests.admin.world import LOCKED, OPERATOR, VIEWER, Served, csrf_token, served
+from tests.admin.with_stripe import add_source, desk, read_pages, stripe
+from tests.admin.world import OPERATOR, VIEWER, Served, csrf_token
 
-KEY = new_key()
+__all__ = ["desk", "stripe"]
+
 WHY = {"reason": "the initial load"}
-
-
-@pytest_asyncio.fixture
-async def stripe() -> AsyncIterator[FakeStripe]:
-    async with FakeStripe({"customer": 250, "charge": 30}) as fake:
-        yield fake
-
-
-@pytest_asyncio.fixture
-async def desk(database_url: str, stripe: FakeStripe) -> AsyncIterator[Served]:
-    settings: dict[str, Any] = LOCKED | {
-        "encryption_keys": (KEY,),
-        "stripe_api_base": stripe.url,
-    }
-    async with served(database_url, **settings) as made:
-        yield made
-
-
-async def add(database: Database, name: str, *resources: str, key: str | None = TEST_KEY) -> None:
-    config = SourceConfig(
-        source_id=0, public_id="", name=name, insecure=True, resources=resources or ("customer",)
-    )
-    sealed = None if key is None else Seal([KEY]).seal(key.encode())
-    async with database.begin() as connection:
-        await sources.create(connection, config, sealed_secrets=[], sealed_stripe_key=sealed)
-
-
-async def read(database: Database, stripe: FakeStripe) -> None:
-    """What the snapshotters do, until nothing is left."""
-    settings = Settings(stripe_api_base=stripe.url, stripe_rate_share=1.0)
-    shared = Shared(database, Seal([KEY]), settings)
-    while await Snapshotter(shared).run_once():
-        pass
-    await shared.close()
 
 
 async def page_of(desk: Served, path: str, token: str = OPERATOR, status: int = 200) -> Page:
@@ -78,7 +38,7 @@ async def press(desk: Served, page: str, action: str, **fields: Any) -> str:
 async def test_a_person_starts_one_and_watches_it(
     desk: Served, database: Database, stripe: FakeStripe, pg: asyncpg.Connection
 ) -> None:
-    await add(database, "shop", "customer", "charge")
+    await add_source(database, "shop", "customer", "charge")
     text = (await page_of(desk, "/snapshots")).text
     assert "There was none yet." in text
     form = await page_of(desk, "/snapshots/new?source=shop")
@@ -90,7 +50,7 @@ async def test_a_person_starts_one_and_watches_it(
     shown = await page_of(desk, there)
     assert "running" in shown.text
     assert {"Pause", "Cancel"} <= set(shown.text.split())
-    await read(database, stripe)
+    await read_pages(database, stripe)
     for path in (there, f"/parts{there}"):
         text = (await page_of(desk, path)).text
         assert "finished" in text
@@ -102,7 +62,7 @@ async def test_a_person_starts_one_and_watches_it(
 
 
 async def test_one_is_paused_resumed_and_cancelled(desk: Served, database: Database) -> None:
-    await add(database, "shop")
+    await add_source(database, "shop", "customer")
     client = desk.client(OPERATOR)
     answer = await client.post("/api/snapshots", json=WHY | {"source": "shop"})
     assert answer.status_code == 201, answer.text
@@ -130,11 +90,11 @@ async def test_one_is_paused_resumed_and_cancelled(desk: Served, database: Datab
 async def test_a_window_and_resources_are_taken(
     desk: Served, database: Database, stripe: FakeStripe
 ) -> None:
-    await add(database, "shop", "customer", "charge")
+    await add_source(database, "shop", "customer", "charge")
     wanted = {"source": "shop", "resources": ["charge"], "created_before": "2012-01-01"}
     client = desk.client(OPERATOR)
     name = (await client.post("/api/snapshots", json=WHY | wanted)).json()["id"]
-    await read(database, stripe)
+    await read_pages(database, stripe)
     shown = (await client.get(f"/api/snapshots/{name}")).json()
     assert shown["snapshot"]["objects"] == 0
     assert [each["resource"] for each in shown["progress"]] == ["charge"]
@@ -162,9 +122,9 @@ async def test_what_stands_in_the_way_is_told(
     status: int,
     told: str,
 ) -> None:
-    await add(database, "shop")
-    await add(database, "keyless", key=None)
-    await add(database, "refused", key="sk_test_51NobodyKnowsThis")
+    await add_source(database, "shop", "customer")
+    await add_source(database, "keyless", "customer", key=None)
+    await add_source(database, "refused", "customer", key="sk_test_51NobodyKnowsThis")
     answer = await desk.client(OPERATOR).post("/api/snapshots", json=WHY | wanted)
     assert answer.status_code == status, answer.text
     assert told in answer.json()["detail"]
@@ -184,7 +144,7 @@ async def test_there_is_none_of_that_name(desk: Served, database: Database) -> N
 async def test_a_viewer_looks_and_starts_nothing(
     desk: Served, database: Database, pg: asyncpg.Connection
 ) -> None:
-    await add(database, "shop")
+    await add_source(database, "shop", "customer")
     client = desk.client(OPERATOR)
     name = (await client.post("/api/snapshots", json=WHY | {"source": "shop"})).json()["id"]
     for path in ("/snapshots", f"/snapshots/{name}", "/snapshots/new?source=shop"):

@@ -7,25 +7,19 @@ import json
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any
 
 import asyncpg
 from confluent_kafka import Producer
 
-from relay.core.source import SourceConfig
 from relay.dev.stripe_api import FakeStripe
-from relay.dev.stripe_api.server import TEST_KEY
-from relay.settings import Settings
-from relay.snapshotter import Shared, Snapshotter
-from relay.store import deadletters, queue, sources
+from relay.store import deadletters, queue
 from relay.store.engine import Database
 from relay.store.events import Filter, Operator
-from relay.store.sealing import Seal, new_key
-from tests.admin.world import LOCKED, OPERATOR, Served, served
+from tests.admin.with_stripe import add_source, read_pages, settings_beside
+from tests.admin.world import OPERATOR, Served, served
 from tests.store.rows import bury, deliver, fail, leave_out, new_event, row_of, store
 
 WHY = {"reason": "the consumer is mended"}
-KEY = new_key()
 _STATES = ("pending", "retrying", "dead", "skipped", "delivered")
 
 
@@ -45,11 +39,7 @@ async def furnished(database_url: str, kafka: str) -> AsyncIterator[Furnished]:
     """
     async with AsyncExitStack() as stack:
         stripe = await stack.enter_async_context(FakeStripe({"customer": 2000, "charge": 30}))
-        settings: dict[str, Any] = LOCKED | {
-            "encryption_keys": (KEY,),
-            "stripe_api_base": stripe.url,
-            "kafka_bootstrap_servers": kafka,
-        }
+        settings = settings_beside(stripe) | {"kafka_bootstrap_servers": kafka}
         made = Furnished(await stack.enter_async_context(served(database_url, **settings)))
         database = Database(database_url, pool_size=4)
         stack.push_async_callback(database.close)
@@ -63,28 +53,6 @@ async def furnished(database_url: str, kafka: str) -> AsyncIterator[Furnished]:
         for _ in range(2):
             await made.served.dashboard.watch.run_once()
         yield made
-
-
-async def add_source(database: Database, name: str, *resources: str, **fields: Any) -> int:
-    """A source with a key of the fake Stripe; its id."""
-    chosen = {"resources": resources} if resources else {}
-    config = SourceConfig(source_id=0, public_id="", name=name, insecure=True, **(chosen | fields))
-    sealed = Seal([KEY]).seal(TEST_KEY.encode())
-    async with database.begin() as connection:
-        made, _ = await sources.create(
-            connection, config, sealed_secrets=[], sealed_stripe_key=sealed
-        )
-    return made.config.source_id
-
-
-async def read_pages(database: Database, stripe: FakeStripe, turns: int | None = None) -> None:
-    """What a snapshotter does, in so many turns or until nothing is left."""
-    settings = Settings(stripe_api_base=stripe.url, stripe_rate_share=1.0)
-    shared = Shared(database, Seal([KEY]), settings)
-    snapshotter = Snapshotter(shared)
-    while turns != 0 and await snapshotter.run_once():
-        turns = None if turns is None else turns - 1
-    await shared.close()
 
 
 def body_of(event_id: str, object_id: str) -> bytes:

@@ -3,34 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
-from typing import Any
 
-import pytest_asyncio
 from playwright.async_api import expect
 
 from relay.dev.stripe_api import FakeStripe
 from relay.store.engine import Database
-from tests.admin.world import LOCKED, Served, served
-from tests.browser.furnished import KEY, add_source, read_pages
+from tests.admin.with_stripe import add_source, desk, read_pages, stripe
+from tests.admin.world import Served
 from tests.browser.hands import REASON, act, main, row
 from tests.browser.visit import Visits
 
-
-@pytest_asyncio.fixture
-async def stripe() -> AsyncIterator[FakeStripe]:
-    async with FakeStripe({"customer": 250, "charge": 30}) as fake:
-        yield fake
-
-
-@pytest_asyncio.fixture
-async def desk(database_url: str, stripe: FakeStripe) -> AsyncIterator[Served]:
-    settings: dict[str, Any] = LOCKED | {
-        "encryption_keys": (KEY,),
-        "stripe_api_base": stripe.url,
-    }
-    async with served(database_url, **settings) as made:
-        yield made
+__all__ = ["desk", "stripe"]
 
 
 async def test_one_is_started_paused_resumed_and_watched(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncpg
 from playwright.async_api import expect
 
+from tests.admin.with_stripe import KEY
 from tests.admin.world import Served, served
-from tests.browser.furnished import KEY
 from tests.browser.hands import REASON, act, main
 from tests.browser.visit import Visits
 from tests.store.rows import bury, new_event, states, store

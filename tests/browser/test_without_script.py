@@ -9,8 +9,8 @@ from playwright.async_api import Page, expect
 
 from relay.dev.stripe_api import FakeStripe
 from relay.store.engine import Database
-from tests.admin.world import LOCKED, OPERATOR, Served, served
-from tests.browser.furnished import KEY, add_source
+from tests.admin.with_stripe import add_source, settings_beside
+from tests.admin.world import OPERATOR, Served, served
 from tests.browser.hands import REASON, act, main, one, row
 from tests.browser.visit import Visits
 from tests.store.rows import bury, states
@@ -72,7 +72,7 @@ async def test_a_replay_of_many(
 async def test_a_snapshot(database_url: str, database: Database, visit: Visits) -> None:
     async with (
         FakeStripe({"customer": 20}) as stripe,
-        served(database_url, **LOCKED, encryption_keys=(KEY,), stripe_api_base=stripe.url) as desk,
+        served(database_url, **settings_beside(stripe)) as desk,
     ):
         await add_source(database, "shop", "customer")
         page = await visit(desk, script=False)

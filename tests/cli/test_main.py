@@ -364,9 +364,8 @@ async def test_serve_runs_a_role_until_it_is_told_to_stop(
         return [each["name"] for each in output(status)["services"]]
 
     # It connects by itself, after it has said that it has started.
-    while not (services := await names()):  # noqa: ASYNC110
-        await asyncio.sleep(0.1)
-    assert services == ["relay-receiver"]
+    await eventually(names)
+    assert await names() == ["relay-receiver"]
     started.send_signal(signal.SIGTERM)
     stdout, stderr = await started.communicate()
     assert started.returncode == 0, stderr
