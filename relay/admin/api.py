@@ -64,6 +64,11 @@ def access(request: Request[Any, Any, Any]) -> Access:
     return found
 
 
+def operator(request: Request[Any, Any, Any], reason: str | None) -> Operator:
+    """Who acts, and why. Raises Refusal without a reason."""
+    return Operator(access(request).who, query.reason(reason))
+
+
 async def act(desk: Desk, who: Access, inbox_id: str, action: Action, reason: str | None) -> Done:
     """Do one thing with one event; raises Refusal when it cannot be."""
     number, why = query.inbox_id(inbox_id), query.reason(reason)

@@ -12,7 +12,6 @@ from litestar.params import FromPath, JSONBody, QueryParameter
 from relay.admin import api, query
 from relay.admin.backfills import Backfills, Choice, Progress, Snapshot, Started
 from relay.admin.schema import Reason
-from relay.store.events import Operator
 from relay.store.snapshots import Action
 
 _Source = Annotated[str | None, QueryParameter(description="Name of a source.")]
@@ -60,7 +59,7 @@ def routes(backfills: Backfills) -> list[HTTPRouteHandler]:
         summary="Read what the Stripe API lists",
     )
     async def start_snapshot(request: Request[Any, Any, Any], data: JSONBody[Wanted]) -> Started:
-        operator = Operator(api.access(request).who, query.reason(data.reason))
+        operator = api.operator(request, data.reason)
         return await backfills.start(data, operator)
 
     return [
@@ -82,7 +81,7 @@ def _changing(backfills: Backfills, action: Action) -> HTTPRouteHandler:
     async def change(
         request: Request[Any, Any, Any], snapshot_id: FromPath[str], data: JSONBody[Reason]
     ) -> Snapshot:
-        operator = Operator(api.access(request).who, query.reason(data.reason))
+        operator = api.operator(request, data.reason)
         return await backfills.change(snapshot_id, action, operator)
 
     return change

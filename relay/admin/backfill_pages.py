@@ -13,7 +13,6 @@ from relay.admin.backfills import Backfills, Choice, possible_actions
 from relay.admin.desk import Desk
 from relay.admin.pages import fields_of, form_of, page, see
 from relay.store import sources
-from relay.store.events import Operator
 from relay.store.failures import DATABASE_FAILURES
 from relay.store.snapshots import Action
 
@@ -57,7 +56,7 @@ def routes(desk: Desk, backfills: Backfills) -> list[HTTPRouteHandler]:
     async def start(request: _Asking) -> Response[None]:
         fields = await fields_of(request)
         form = {name: each[-1] for name, each in fields.items()}
-        operator = Operator(api.access(request).who, query.reason(form.get("reason")))
+        operator = api.operator(request, form.get("reason"))
         choice = Choice(
             source=form.get("source", ""),
             resources=fields.get("resource", []),
@@ -84,7 +83,7 @@ def _changing(backfills: Backfills, action: Action) -> HTTPRouteHandler:
     @post(f"/snapshots/{{snapshot_id:str}}/{action}", include_in_schema=False)
     async def change(request: _Asking, snapshot_id: FromPath[str]) -> Response[None]:
         form = await form_of(request)
-        operator = Operator(api.access(request).who, query.reason(form.get("reason")))
+        operator = api.operator(request, form.get("reason"))
         await backfills.change(snapshot_id, action, operator)
         return see(f"/snapshots/{snapshot_id}")
 

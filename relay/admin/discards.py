@@ -97,7 +97,7 @@ def routes(desk: Desk) -> list[HTTPRouteHandler]:
     @post("/dead-letters/discard", include_in_schema=False)
     async def act(request: _Asking) -> Response[None]:
         form = await form_of(request)
-        operator = Operator(api.access(request).who, query.reason(form.get("reason")))
+        operator = api.operator(request, form.get("reason"))
         asked = query.asked(form)
         done = await discard(desk, asked, query.place(form.get("up_to")), operator)
         told = {"discarded": done.discarded, "left": done.left}
@@ -110,11 +110,10 @@ def routes(desk: Desk) -> list[HTTPRouteHandler]:
         summary="Give up all that fit",
     )
     async def act_for_program(request: _Asking, data: JSONBody[Wanted]) -> Discard:
-        given = {name: getattr(data, name, None) for name in Asked.__struct_fields__}
-        asked = Asked(**given)
+        asked = query.asked(msgspec.structs.asdict(data))
         if data.dry_run:
             return await count(desk, asked)
-        operator = Operator(api.access(request).who, query.reason(data.reason))
+        operator = api.operator(request, data.reason)
         return await discard(desk, asked, data.up_to, operator)
 
     return [ask, act, act_for_program]

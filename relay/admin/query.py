@@ -44,7 +44,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def asked(query: Mapping[str, str]) -> Asked:
-    """The filters of a page's query."""
+    """The filters of a query, a form or a document."""
     return Asked(**{name: query.get(name) for name in Asked.__struct_fields__})
 
 

@@ -13,8 +13,8 @@ from relay.admin.answers import Refusal
 from relay.admin.desk import Desk
 from relay.admin.pages import page
 from relay.admin.records import Reading, Records
-from relay.admin.schema import Event
 from relay.admin.templates import link
+from relay.store.proof import Proof
 
 _Asking = Request[Any, Any, Any]
 _Start = Annotated[str | None, QueryParameter(description="Goes on: next of an answer.")]
@@ -25,23 +25,21 @@ _MOST_INDENTED: Final = 64 * 1024
 def routes(desk: Desk, reading: Reading) -> list[HTTPRouteHandler]:
     """The handlers of the page and of the API."""
 
-    async def read(request: _Asking, inbox_id: str, start: str | None) -> tuple[Event, Records]:
-        who = api.access(request)
-        if not schema.sees_bodies(desk, who):
+    async def read(request: _Asking, inbox_id: str, start: str | None) -> tuple[Proof, Records]:
+        if not schema.sees_bodies(desk, api.access(request)):
             raise Refusal(403, "Bodies are not shown to you.")
         found = await api.proof_of(desk, inbox_id)
-        records = await reading.of_event(found, query.place(start) or 0)
-        return schema.proof_for(desk, who, found).event, records
+        return found, await reading.of_event(found, query.place(start) or 0)
 
     @get("/events/{inbox_id:str}/records", include_in_schema=False)
     async def show(request: _Asking, inbox_id: FromPath[str]) -> Response[str]:
         start = request.query_params.get("start")
-        event, found = await read(request, inbox_id, start)
-        path = f"/events/{event.id}/records"
+        proof, found = await read(request, inbox_id, start)
+        path = f"/events/{proof.event['id']}/records"
         return page(
             request,
             "records.html",
-            event=event,
+            event=proof.event,
             found=[(each, _pretty(each.value)) for each in found.records],
             onward=None if found.next is None else link(path, start=found.next),
             first=path if start else None,
@@ -49,7 +47,7 @@ def routes(desk: Desk, reading: Reading) -> list[HTTPRouteHandler]:
 
     @get(
         "/api/events/{inbox_id:str}/records",
-        responses=api.told(400, 404, 409),
+        responses=api.told(404, 409),
         summary="Its records as they stand in Kafka, with headers and values, for operators",
     )
     async def tell(request: _Asking, inbox_id: FromPath[str], start: _Start = None) -> Records:

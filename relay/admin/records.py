@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -99,7 +99,7 @@ class Reading:
         return Records(read, start + MOST if len(sent) > start + MOST else None)
 
     def _read(
-        self, bootstrap: str, proof: Proof, receipts: Sequence[Mapping[str, object]]
+        self, bootstrap: str, proof: Proof, receipts: Sequence[dict[str, Any]]
     ) -> list[Standing]:
         reader = TopicReader(bootstrap, self._properties)
         try:
@@ -113,54 +113,48 @@ class Reading:
 def _one(
     reader: TopicReader,
     topics: Mapping[str, int],
-    receipt: Mapping[str, object],
+    receipt: dict[str, Any],
     proof: Proof,
     ends: float,
 ) -> Standing:
     topic, partition, offset = receipt["topic"], receipt["partition"], receipt["offset"]
-    assert isinstance(topic, str), "a receipt of a record"
-    assert isinstance(partition, int), "a receipt of a record"
-    assert isinstance(offset, int), "a receipt of a record"
-    there: KafkaRecord | None = None
-    found: Found = "gone"
-    if partition < topics.get(topic, 0):
-        try:
-            there = reader.find(topic, partition, offset, max(ends - time.monotonic(), 0.1))
-        except TimeoutError:
-            found = "unread"
-    if there is not None:
-        found = "as produced" if _is_of(there, receipt, proof) else "another"
-    replay_id = receipt["replay_id"]
-    return _standing(
-        Standing(
-            topic=topic,
-            partition=partition,
-            offset=offset,
-            replay_id=replay_id if isinstance(replay_id, str) else None,
-            found=found,
-        ),
-        there if found == "as produced" else None,
+    place = Standing(
+        topic=topic,
+        partition=partition,
+        offset=offset,
+        replay_id=receipt["replay_id"],
+        found="gone",
     )
-
-
-def _is_of(record: KafkaRecord, receipt: Mapping[str, object], proof: Proof) -> bool:
-    """Of a topic that was made again the same place holds something else."""
-    event_id = dict(record.headers).get("_event_id")
-    key = None if record.key is None else record.key.decode("utf-8", "replace")
-    return event_id == proof.event["event_id"].encode("utf-8") and key == receipt["key"]
-
-
-def _standing(place: Standing, record: KafkaRecord | None) -> Standing:
-    if record is None:
+    if partition >= topics.get(topic, 0):
         return place
+    try:
+        there = reader.find(topic, partition, offset, max(ends - time.monotonic(), 0.1))
+    except TimeoutError:
+        return msgspec.structs.replace(place, found="unread")
+    if there is None:
+        return place
+    if not _is_of(there, receipt, proof):
+        return msgspec.structs.replace(place, found="another")
+    return _shown(place, there)
+
+
+def _is_of(record: KafkaRecord, receipt: dict[str, Any], proof: Proof) -> bool:
+    """Of a topic that was made again the same place holds something else."""
+    named: bytes = proof.event["event_id"].encode("utf-8")
+    key: bytes = receipt["key"].encode("utf-8")
+    return dict(record.headers).get("_event_id") == named and record.key == key
+
+
+def _shown(place: Standing, record: KafkaRecord) -> Standing:
     value = record.value
     shown = None if value is None else value[: bodies.MOST_BYTES]
     return msgspec.structs.replace(
         place,
+        found="as produced",
         timestamp=record.timestamp,
         key=None if record.key is None else bodies.text_of(record.key),
         headers=[Header(name, bodies.text_of(text)) for name, text in record.headers],
         value=None if shown is None else bodies.text_of(shown),
         value_bytes=None if value is None else len(value),
-        value_complete=value is None or shown == value,
+        value_complete=shown == value,
     )

@@ -13,10 +13,8 @@ from litestar.params import FromPath, JSONBody
 from relay.admin import api, bulk, query
 from relay.admin.bulk import Glances, Of, Plan, Replayer
 from relay.admin.desk import Desk
-from relay.admin.query import Asked
 from relay.admin.schema import Reason
 from relay.store import runs
-from relay.store.events import Operator
 from relay.store.runs import Progress, Told
 
 
@@ -99,11 +97,11 @@ def routes(desk: Desk, replayer: Replayer, glances: Glances) -> list[HTTPRouteHa
     async def begin_replay(
         request: Request[Any, Any, Any], data: JSONBody[Wanted]
     ) -> Response[Begun]:
-        asked = Asked(**{name: getattr(data, name) for name in Asked.__struct_fields__})
+        asked = query.asked(msgspec.structs.asdict(data))
         if data.dry_run:
             plan = await bulk.plan(desk, data.of, asked)
             return Response(Begun(replay_id=None, plan=plan), status_code=202)
-        operator = Operator(api.access(request).who, query.reason(data.reason))
+        operator = api.operator(request, data.reason)
         plan = await bulk.plan(desk, data.of, asked)
         replay_id = await bulk.begin(desk, data.of, asked, operator)
         replayer.look_soon()
@@ -118,7 +116,7 @@ def routes(desk: Desk, replayer: Replayer, glances: Glances) -> list[HTTPRouteHa
     async def cancel_replay(
         request: Request[Any, Any, Any], replay_id: FromPath[str], data: JSONBody[Reason]
     ) -> Replay:
-        operator = Operator(api.access(request).who, query.reason(data.reason))
+        operator = api.operator(request, data.reason)
         await bulk.cancel(desk, replay_id, operator)
         return _replay(*await glances.find(replay_id))
 

@@ -13,7 +13,6 @@ from relay.admin.desk import Desk
 from relay.admin.pages import form_of, page, see
 from relay.admin.templates import link
 from relay.store import runs
-from relay.store.events import Operator
 
 _Asking = Request[Any, Any, Any]
 
@@ -41,7 +40,7 @@ def routes(desk: Desk, replayer: bulk.Replayer, glances: bulk.Glances) -> list[H
     @post("/replays", include_in_schema=False)
     async def begin(request: _Asking) -> Response[None]:
         form = await form_of(request)
-        operator = Operator(api.access(request).who, query.reason(form.get("reason")))
+        operator = api.operator(request, form.get("reason"))
         of = bulk.kind(form.get("of"))
         replay_id = await bulk.begin(desk, of, query.asked(form), operator)
         replayer.look_soon()
@@ -58,7 +57,7 @@ def routes(desk: Desk, replayer: bulk.Replayer, glances: bulk.Glances) -> list[H
     @post("/replays/{replay_id:str}/cancel", include_in_schema=False)
     async def cancel(request: _Asking, replay_id: FromPath[str]) -> Response[None]:
         form = await form_of(request)
-        operator = Operator(api.access(request).who, query.reason(form.get("reason")))
+        operator = api.operator(request, form.get("reason"))
         await bulk.cancel(desk, replay_id, operator)
         return see(link(f"/replays/{replay_id}"))
 

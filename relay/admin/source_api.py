@@ -12,7 +12,7 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath, JSONBody
 from msgspec import UNSET, UnsetType
 
-from relay.admin import api, query, source_form, source_words
+from relay.admin import api, source_form, source_words
 from relay.admin.answers import Refusal
 from relay.admin.schema import Reason
 from relay.admin.source_desk import ACTIONS, GRACE, Action, Deleted, NewKey, Shown, SourceDesk
@@ -20,7 +20,6 @@ from relay.core.errors import ConfigError
 from relay.core.routing import RouteBy
 from relay.core.signature import check_secret
 from relay.core.source import Mode, Unselected
-from relay.store.events import Operator
 from relay.store.source_changes import Change
 
 _Asking = Request[Any, Any, Any]
@@ -105,23 +104,23 @@ def routes(desk: SourceDesk) -> list[HTTPRouteHandler]:
     @post(
         "/api/sources",
         status_code=201,
-        responses=api.told(400, 403, 409),
+        responses=api.told_of_change(),
         summary="Make one; its key is answered this once",
     )
     async def create_source(request: _Asking, data: JSONBody[NewSource]) -> NewKey:
-        operator = _operator(request, data.reason)
+        operator = api.operator(request, data.reason)
         with _fields_named():
             return await desk.create(_change(data), data.name, operator)
 
     @patch(
         "/api/sources/{name:str}",
-        responses=api.told(400, 403, 404, 409),
+        responses=api.told_of_change(404),
         summary="Change what is given of its settings and secrets",
     )
     async def change_source(
         request: _Asking, name: FromPath[str], data: JSONBody[SourceChange]
     ) -> Shown:
-        operator = _operator(request, data.reason)
+        operator = api.operator(request, data.reason)
         with _fields_named():
             wanted = _change(data, data.name, data.add_signing_secrets, data.remove_signing_secrets)
             if wanted.is_empty:
@@ -132,22 +131,22 @@ def routes(desk: SourceDesk) -> list[HTTPRouteHandler]:
     @post(
         "/api/sources/{name:str}/rotate-key",
         status_code=200,
-        responses=api.told(400, 403, 404, 409),
+        responses=api.told_of_change(404),
         summary="Make a new key for its URL; it is answered this once",
     )
     async def rotate_key(request: _Asking, name: FromPath[str], data: JSONBody[Rotation]) -> NewKey:
-        return await desk.rotate_key(name, data.grace, _operator(request, data.reason))
+        return await desk.rotate_key(name, data.grace, api.operator(request, data.reason))
 
     @post(
         "/api/sources/{name:str}/delete",
         status_code=200,
-        responses=api.told(400, 403, 404, 409),
+        responses=api.told_of_change(404),
         summary="Close one; what it received stays",
     )
     async def delete_source(
         request: _Asking, name: FromPath[str], data: JSONBody[Deletion]
     ) -> Deleted:
-        operator = _operator(request, data.reason)
+        operator = api.operator(request, data.reason)
         return await desk.delete(name, data.confirm, operator, discard_pending=data.discard_pending)
 
     return [
@@ -165,19 +164,15 @@ def _forwarding(desk: SourceDesk, action: Action) -> HTTPRouteHandler:
     @post(
         f"/api/sources/{{name:str}}/{action}",
         status_code=200,
-        responses=api.told(400, 403, 404, 409),
+        responses=api.told_of_change(404),
         summary=_SUMMARIES[action],
         operation_id=f"{action}_source",
     )
     async def change(request: _Asking, name: FromPath[str], data: JSONBody[Reason]) -> Shown:
-        done = await desk.set_forwarding(name, action, _operator(request, data.reason))
+        done = await desk.set_forwarding(name, action, api.operator(request, data.reason))
         return await desk.show(done.config.public_id)
 
     return change
-
-
-def _operator(request: _Asking, reason: str) -> Operator:
-    return Operator(api.access(request).who, query.reason(reason))
 
 
 def _change(
@@ -198,7 +193,7 @@ def _change(
         signing_secrets=None if isinstance(secrets, UnsetType) else _checked(secrets),
         added=_checked(added),
         removed=tuple(removed),
-        stripe_api_key=None if isinstance(key, UnsetType) else _key(key),
+        stripe_api_key=source_form.given_stripe_key(key) if isinstance(key, str) else None,
         forget_stripe_key=key is None,
     )
 
@@ -207,12 +202,6 @@ def _checked(secrets: Sequence[str]) -> tuple[str, ...]:
     for secret in secrets:
         check_secret(secret)
     return tuple(dict.fromkeys(secret.strip() for secret in secrets))
-
-
-def _key(key: str | None) -> str | None:
-    if key is not None and not key.strip():
-        raise ConfigError("--stripe-api-key is blank", setting="--stripe-api-key")
-    return None if key is None else source_form.stripe_key(key)
 
 
 @contextmanager

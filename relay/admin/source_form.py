@@ -170,6 +170,14 @@ def stripe_key(text: str) -> str | None:
     return key
 
 
+def given_stripe_key(text: str) -> str:
+    """The same where there must be one."""
+    key = stripe_key(text)
+    if key is None:
+        raise ConfigError("--stripe-api-key is blank", setting="--stripe-api-key")
+    return key
+
+
 def wrong_of(error: ConfigError | Refusal) -> Wrong:
     """What to say beside the form."""
     if isinstance(error, ConfigError):

@@ -9,7 +9,7 @@ from litestar import Request, Response, get, post
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath
 
-from relay.admin import api, query, source_form, source_words
+from relay.admin import api, source_form, source_words
 from relay.admin.answers import Refusal
 from relay.admin.pages import fields_of, form_of, page, see
 from relay.admin.source_desk import (
@@ -27,7 +27,6 @@ from relay.core.catalog import FAN_OUTS, RESOURCES
 from relay.core.errors import ConfigError
 from relay.core.routing import RouteBy
 from relay.core.source import Mode, SourceConfig, Unselected
-from relay.store.events import Operator
 from relay.store.source_changes import Change
 
 _Asking = Request[Any, Any, Any]
@@ -57,7 +56,7 @@ def routes(desk: SourceDesk) -> list[HTTPRouteHandler]:
         fields = await fields_of(request)
         form = source_form.of_fields(fields)
         try:
-            operator = _operator(request, form.reason)
+            operator = api.operator(request, form.reason)
             wanted = Change(
                 settings=settings_of(form),
                 signing_secrets=source_form.signing_secrets(_last(fields, "signing_secrets")),
@@ -94,7 +93,7 @@ def routes(desk: SourceDesk) -> list[HTTPRouteHandler]:
         form = source_form.of_fields(await fields_of(request))
         found = await desk.find(name)
         try:
-            operator = _operator(request, form.reason)
+            operator = api.operator(request, form.reason)
             wanted = Change(settings=settings_of(form, found.config))
             await desk.update(found.config.public_id, wanted, operator, seen=form.seen)
         except (ConfigError, Refusal) as error:
@@ -110,7 +109,7 @@ def routes(desk: SourceDesk) -> list[HTTPRouteHandler]:
         made = await desk.rotate_key(
             name,
             form.get("grace", GRACE),
-            _operator(request, form.get("reason")),
+            api.operator(request, form.get("reason")),
             newest=form.get("newest_key", ""),
         )
         return _shown_once(request, desk, made)
@@ -118,7 +117,7 @@ def routes(desk: SourceDesk) -> list[HTTPRouteHandler]:
     @post("/sources/{name:str}/delete", include_in_schema=False)
     async def delete(request: _Asking, name: FromPath[str]) -> Response[None]:
         form = await form_of(request)
-        operator = _operator(request, form.get("reason"))
+        operator = api.operator(request, form.get("reason"))
         await desk.delete(
             name, form.get("confirm", ""), operator, discard_pending="discard_pending" in form
         )
@@ -142,7 +141,7 @@ def _forwarding(desk: SourceDesk, action: Action) -> HTTPRouteHandler:
     @post(f"/sources/{{name:str}}/{action}", include_in_schema=False)
     async def change(request: _Asking, name: FromPath[str]) -> Response[None]:
         form = await form_of(request)
-        operator = _operator(request, form.get("reason"))
+        operator = api.operator(request, form.get("reason"))
         done = await desk.set_forwarding(name, action, operator)
         return see(link(f"/sources/{done.config.public_id}", did=action))
 
@@ -153,7 +152,7 @@ def _secrets(desk: SourceDesk, action: str, read: Reader) -> HTTPRouteHandler:
     @post(f"/sources/{{name:str}}/{action}", include_in_schema=False)
     async def change(request: _Asking, name: FromPath[str]) -> Response[None]:
         form = await form_of(request)
-        operator = _operator(request, form.get("reason"))
+        operator = api.operator(request, form.get("reason"))
         try:
             done = await desk.update(name, read(form), operator)
         except ConfigError as error:
@@ -174,26 +173,17 @@ def _given(form: Mapping[str, str]) -> tuple[str, ...]:
     return found
 
 
-def _given_key(form: Mapping[str, str]) -> str:
-    found = source_form.stripe_key(form.get("stripe_api_key", ""))
-    if found is None:
-        raise ConfigError("--stripe-api-key is blank", setting="--stripe-api-key")
-    return found
-
-
 _SECRETS: Final[dict[str, Reader]] = {
     "add-secret": lambda form: Change(added=_given(form)),
     "replace-secrets": lambda form: Change(signing_secrets=_given(form)),
     "remove-secret": lambda form: Change(
         removed=(form.get("ending", ""),), settings=_insecure(form)
     ),
-    "set-stripe-key": lambda form: Change(stripe_api_key=_given_key(form)),
+    "set-stripe-key": lambda form: Change(
+        stripe_api_key=source_form.given_stripe_key(form.get("stripe_api_key", ""))
+    ),
     "forget-stripe-key": lambda form: Change(forget_stripe_key=True),
 }
-
-
-def _operator(request: _Asking, reason: str | None) -> Operator:
-    return Operator(api.access(request).who, query.reason(reason))
 
 
 def _last(fields: Mapping[str, list[str]], name: str) -> str:

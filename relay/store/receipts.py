@@ -66,8 +66,7 @@ async def read_dead_letters(
 
 
 # Rows out, the receipts of their first records in, the note away: one statement, one round trip for
-# the whole batch. What a receipt repeats of its row comes out of the queue again, which is half the
-# price of sending it there.
+# the whole batch. What a receipt repeats of its row comes out of the queue, and is not sent to it.
 _SETTLE = """
 WITH gone AS (
     DELETE FROM relay.queue q

@@ -164,10 +164,7 @@ async def progress(connection: AsyncConnection, replay: Told) -> Progress:
     if ids is not None:
         statement, given = _PROGRESS_OF_FEW, given | {"ids": ids}
     else:
-        statement, given = (
-            _PROGRESS,
-            given | dict(zip(("first", "end"), _time(replay), strict=True)),
-        )
+        statement, given = _PROGRESS, given | _time(replay)
     waiting, delivered, skipped = (await connection.execute(sql(statement), given)).one()
     return Progress(waiting, delivered, skipped)
 
@@ -204,11 +201,11 @@ async def _ids_of_few(connection: AsyncConnection, replay: Told) -> list[int] | 
     return None if found is None else list(found[0] or ())
 
 
-def _time(replay: Told) -> tuple[datetime, datetime]:
+def _time(replay: Told) -> dict[str, datetime]:
     """When its events were received; of dead letters it is told when they died."""
     wanted = replay.filter if replay.of == "events" and replay.filter is not None else {}
     since, until = wanted.get("since"), wanted.get("until")
-    return (
-        _FIRST if since is None else datetime.fromisoformat(since),
-        _LAST if until is None else datetime.fromisoformat(until),
-    )
+    return {
+        "first": _FIRST if since is None else datetime.fromisoformat(since),
+        "end": _LAST if until is None else datetime.fromisoformat(until),
+    }
