@@ -1,9 +1,10 @@
 """How fast the Stripe API may be asked: one clock per account and endpoint, for all processes.
 
 Every request is given the moment at which it may be sent, and moves the clock on by what a request
-costs at the present rate (GCRA, a token bucket that holds one token). When Stripe says that it was
-too fast, the rate falls by a third, and comes back within seconds: under steady refusals it settles
-at a third.
+costs at the present rate (GCRA). A clock may be up to ``SLACK_SECONDS`` behind the moment it gives
+out: so much of what nobody used may be used late, and a request that waits for its endpoint leaves
+the account's turns before it to others. When Stripe says that it was too fast, the rate falls by a
+third, and comes back within seconds: under steady refusals it settles at a third.
 
 The time is the server's, and may be set back, or be another one's after a failover: a moment that
 lies further ahead than any that is given out counts for as far as that, and time that has not
@@ -23,6 +24,9 @@ ALL_ENDPOINTS = ""
 
 RECOVERY_SECONDS = 10.0
 """From a standstill back to the full rate."""
+
+SLACK_SECONDS = 0.05
+"""At 100 requests a second five of them may come at once."""
 
 _SLOWEST = 1 / 16
 _SLOWER = 0.7
@@ -48,7 +52,8 @@ WITH quick AS MATERIALIZED (
     SELECT greatest(max(next_at), clock_timestamp()) AS at FROM clocks, quick
 ), moved AS (
     UPDATE relay.api_rate r
-    SET next_at = turn.at + make_interval(secs => 1 / (c.rate * c.factor))
+    SET next_at = greatest(c.next_at, turn.at - make_interval(secs => {SLACK_SECONDS}))
+                  + make_interval(secs => 1 / (c.rate * c.factor))
     FROM clocks c, turn
     WHERE r.account = c.account AND r.endpoint = c.endpoint
       AND turn.at <= clock_timestamp() + make_interval(secs => $4)
