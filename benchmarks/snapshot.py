@@ -41,7 +41,7 @@ OBJECTS = 5_000
 """Of each of the eight lists."""
 OBJECTS_OF_PACKAGE = 1_000
 """As many of them are enough for what is slower."""
-CONNECTIONS = 4
+CONNECTIONS = 8
 """Of a snapshotter, unless it is told otherwise."""
 
 
