@@ -30,7 +30,7 @@ _BEGIN_SECONDS: Final = 8.0
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
-    """Which ones and why; without a filter all of them.
+    """Which ones and why; at least one filter has to say which.
 
     With ``dry_run`` nothing is changed, and nobody has to say why. ``up_to`` of a dry run leaves
     out those that died after it.
@@ -61,7 +61,10 @@ class Discard(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def count(desk: Desk, asked: Asked) -> Discard:
-    """Look, and change nothing. Raises Refusal for a filter that cannot be."""
+    """Look, and change nothing. Raises Refusal for a filter that cannot be, and for none."""
+    if not asked.given:
+        # As `relay dlq discard`: nothing gives up everything by accident.
+        raise Refusal(400, "Say which dead letters: filter them, by source or error, for example.")
     async with desk.count(_BATCH_SECONDS) as connection:
         run = await deadletters.prepare(connection, await query.resolve(connection, asked))
     return Discard(matched=run.matched, up_to=run.last, discarded=0, left=run.matched)

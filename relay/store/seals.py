@@ -31,10 +31,13 @@ SEAL_ROWS = 1000
 ROUND_SEALS = 2000
 """After so many a round ends, and the next one goes on."""
 
-# Transactions looked at in one go: more and more while there is little to do in them, and never
-# more than these rows, unless one transaction alone has stored them.
+# Transactions looked at in one go: as many as the last ones let expect to hold ``_AIM_ROWS``, and
+# never more than ``_STEP_ROWS``, unless one transaction alone has stored them. Whether they are more
+# is asked by reading them, which costs as much as sealing does: it must seldom be too many.
 _FIRST_WIDTH = 4096
-_STEP_ROWS = 20_000
+_AIM_ROWS = 75_000
+_STEP_ROWS = 100_000
+_CHANGE = 8
 _LAST_XACT = 2**63 - 1
 
 
@@ -111,7 +114,7 @@ async def seal_round(pg: asyncpg.Connection, *, limit: int = ROUND_SEALS) -> Sea
         place = step.place
         if step.is_last:
             break
-        width = 2 * step.width
+        width = max(min(step.width * _AIM_ROWS // max(step.seen, 1), step.width * _CHANGE), 1)
     head = await read_head(pg)
     if not saved and head is not None:
         # All rows were gone through without finding new ones: that is not to be done again.
@@ -138,10 +141,14 @@ async def _begin(pg: asyncpg.Connection) -> _Place:
 
 
 class _Step(msgspec.Struct, frozen=True):
-    """One transaction: what it looked at and sealed, and where the next one begins."""
+    """One transaction: what it looked at and sealed, and where the next one begins.
+
+    ``seen`` rows were in ``width`` transactions, and ``rows`` of them had no seal yet.
+    """
 
     place: _Place
     width: int
+    seen: int
     rows: int
     seals: int
     is_last: bool
@@ -150,18 +157,22 @@ class _Step(msgspec.Struct, frozen=True):
 async def _step(pg: asyncpg.Connection, place: _Place, width: int) -> _Step:
     async with pg.transaction(isolation=READ_COMMITTED):
         # The planner guesses that a third of the inbox lies ahead, and would read all of it.
-        await pg.execute("SET LOCAL enable_seqscan = off; SET LOCAL jit = off")  # see queue.BEGIN
+        await pg.execute(
+            "SET LOCAL enable_seqscan = off; SET LOCAL jit = off;"  # see queue.BEGIN
+            "SET LOCAL work_mem = '32MB'"  # a step is sorted without a file
+        )
         until, after, is_last = await _range(pg, place, width)
         head = await read_head(pg)
-        rows = seals = 0
+        seen = rows = seals = 0
         complete = until if place.resume is None else place.resume
         async for batch in _read(pg, place.xact, until, complete):
+            seen += len(batch.rows)
             fresh = await _without_sealed(pg, batch)
             if fresh.rows:
                 head = await _append(pg, head, fresh, after, walk=place.resume is not None)
                 rows += len(fresh.rows)
                 seals += 1
-    return _Step(after, until - place.xact, rows, seals, is_last)
+    return _Step(after, until - place.xact, seen, rows, seals, is_last)
 
 
 async def _range(pg: asyncpg.Connection, place: _Place, width: int) -> tuple[int, _Place, bool]:
@@ -169,7 +180,7 @@ async def _range(pg: asyncpg.Connection, place: _Place, width: int) -> tuple[int
     end = _LAST_XACT if place.resume else await pg.fetchval(_HORIZON)
     until = min(place.xact + width, end)
     while until - place.xact > 1 and await pg.fetchval(_IS_MUCH, place.xact, until, _STEP_ROWS):
-        until = (place.xact + until) // 2
+        until = place.xact + max((until - place.xact) // _CHANGE, 1)
     if place.resume is None:
         return until, _Place(place.cluster, until, None), until == end
     if await pg.fetchval("SELECT EXISTS (SELECT FROM relay.inbox WHERE xact_id >= $1)", until):

@@ -53,15 +53,18 @@ async def test_what_died_after_the_question_is_left_alone(
     dashboard: Served, pg: asyncpg.Connection, source_id: int
 ) -> None:
     ids = await dead_ones(pg, source_id, 2, "too_large")
-    page = Page((await dashboard.client(OPERATOR).get("/dead-letters/discard")).text)
+    page = Page(
+        (await dashboard.client(OPERATOR).get("/dead-letters/discard?error=too_large")).text
+    )
     assert page.faults == []
     assert "Discard 2 dead letters?" in page.text
     (up_to,) = [a["value"] for a in page.tags("input") if a.get("name") == "up_to"]
     later = await dead_ones(pg, source_id, 1, "too_large")
     browser = await dashboard.browser()
-    form = WHY | {"up_to": up_to, "csrf_token": await csrf_token(browser, "/dead-letters/discard")}
+    token = await csrf_token(browser, "/dead-letters/discard?error=too_large")
+    form = WHY | {"up_to": up_to, "csrf_token": token, "error": "too_large"}
     answer = await browser.post("/dead-letters/discard", data=form)
-    assert answer.headers["location"] == "/dead-letters?discarded=2&left=0"
+    assert answer.headers["location"] == "/dead-letters?error=too_large&discarded=2&left=0"
     assert await states(pg, *ids, *later) == ["skipped", "skipped", "dead"]
     told = Page((await browser.get(answer.headers["location"])).text)
     assert told.faults == []
@@ -73,7 +76,7 @@ async def test_what_there_was_no_time_for_is_told(
 ) -> None:
     ids = await dead_ones(pg, source_id, 3, "too_large")
     monkeypatch.setattr(discards, "_BEGIN_SECONDS", 0.0)
-    done = await discard(dashboard, **WHY)
+    done = await discard(dashboard, error="too_large", **WHY)
     assert (done["discarded"], done["left"]) == (0, 3)
     assert await states(pg, *ids) == ["dead"] * 3
     told = Page((await dashboard.client(OPERATOR).get("/dead-letters?discarded=0&left=3")).text)
@@ -84,11 +87,23 @@ async def test_it_asks_for_a_reason_and_for_the_right(
     dashboard: Served, pg: asyncpg.Connection, source_id: int
 ) -> None:
     ids = await dead_ones(pg, source_id, 1, "too_large")
-    await discard(dashboard, 400)
+    await discard(dashboard, 400, error="too_large")
     await discard(dashboard, 403, VIEWER, **WHY)
     await discard(dashboard, 400, source="none", **WHY)
     browser = await dashboard.browser()
     assert (await browser.post("/dead-letters/discard", data=WHY)).status_code == 403
-    shown = Page((await dashboard.client(VIEWER).get("/dead-letters/discard")).text)
+    shown = Page((await dashboard.client(VIEWER).get("/dead-letters/discard?error=no_route")).text)
     assert [each for each in shown.tags("button") if each.get("class") == "risky"] == []
+    assert await states(pg, *ids) == ["dead"]
+
+
+@pytest.mark.parametrize("given", [{}, {"error": " "}])
+async def test_it_asks_for_a_choice(
+    dashboard: Served, pg: asyncpg.Connection, source_id: int, given: dict[str, str]
+) -> None:
+    ids = await dead_ones(pg, source_id, 1, "too_large")
+    assert "filter them" in (await discard(dashboard, 400, **given, **WHY))["detail"]
+    assert "filter them" in (await discard(dashboard, 400, dry_run=True, **given))["detail"]
+    asked = await dashboard.client(OPERATOR).get("/dead-letters/discard", params=given)
+    assert asked.status_code == 400
     assert await states(pg, *ids) == ["dead"]

@@ -23,7 +23,7 @@ PAGES = (
     "/parts/overview",
     "/events",
     "/dead-letters",
-    "/dead-letters/discard",
+    "/dead-letters/discard?error=no_route",
     "/operator-log",
     "/replays",
     "/replays/new?of=events",

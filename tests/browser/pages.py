@@ -29,7 +29,10 @@ PAGES: Final[dict[str, tuple[str, ...]]] = {
     "/events/{inbox_id}/records": ("/events/{delivered}/records", "/events/{skipped}/records"),
     "/objects": ("/objects?id=cus_Pdead", "/objects?id=cus_nobody"),
     "/dead-letters": ("/dead-letters", "/dead-letters?error=nothing"),
-    "/dead-letters/discard": ("/dead-letters/discard", "/dead-letters/discard?error=nothing"),
+    "/dead-letters/discard": (
+        "/dead-letters/discard?error=no_route",
+        "/dead-letters/discard?error=nothing",
+    ),
     "/operator-log": ("/operator-log",),
     "/replays": ("/replays",),
     "/replays/new": (
