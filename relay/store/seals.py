@@ -32,8 +32,8 @@ ROUND_SEALS = 2000
 """After so many a round ends, and the next one goes on."""
 
 # Transactions looked at in one go: as many as the last ones let expect to hold ``_AIM_ROWS``, and
-# never more than ``_STEP_ROWS``, unless one transaction alone has stored them. Whether they are more
-# is asked by reading them, which costs as much as sealing does: it must seldom be too many.
+# never more than ``_STEP_ROWS``, unless one transaction alone has stored them. Whether they are too
+# many is asked by reading them: a guess that seldom fails is half of what sealing costs PostgreSQL.
 _FIRST_WIDTH = 4096
 _AIM_ROWS = 75_000
 _STEP_ROWS = 100_000
