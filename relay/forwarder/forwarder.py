@@ -35,6 +35,10 @@ LANES_PER_BATCH = LANES // 4
 _SOURCES_SECONDS = 1.0
 # Suspects that follow one another spare the claims between them; ordinary batches wait meanwhile.
 _SUSPECTS_PER_TURN = 20
+# A batch of a few rows costs nearly as much as one of hundreds. After one of less than this share of
+# what it may hold the next one is given a moment to fill.
+_SMALL_SHARE = 10
+_FILL_SECONDS = 0.01
 # How often a claim looks on past lanes of which all rows wait behind parked ones.
 _LOOKS = 4
 # How soon a change of a topic's partitions is noticed and warned about.
@@ -176,6 +180,8 @@ class Forwarder:
         if isinstance(found, Suspect):
             async with shared.gate.enter(alone=True):
                 return await self._run_suspects(found)
+        if 0 < found < shared.settings.batch_rows // _SMALL_SHARE:
+            await asyncio.sleep(_FILL_SECONDS)
         return found
 
     async def _run_suspects(self, suspect: Suspect) -> int:
