@@ -35,8 +35,8 @@ LANES_PER_BATCH = LANES // 4
 _SOURCES_SECONDS = 1.0
 # Suspects that follow one another spare the claims between them; ordinary batches wait meanwhile.
 _SUSPECTS_PER_TURN = 20
-# A batch of a few rows costs nearly as much as one of hundreds. After one of less than this share of
-# what it may hold the next one is given a moment to fill.
+# A batch of a few rows costs nearly as much as one of hundreds. After one that holds less than this
+# share of what it may the next one is given a moment to fill.
 _SMALL_SHARE = 10
 _FILL_SECONDS = 0.01
 # How often a claim looks on past lanes of which all rows wait behind parked ones.
