@@ -2,9 +2,10 @@
 
 Every request is given the moment at which it may be sent, and moves the clock on by what a request
 costs at the present rate (GCRA). A clock may be up to ``SLACK_SECONDS`` behind the moment it gives
-out: so much of what nobody used may be used late, and a request that waits for its endpoint leaves
-the account's turns before it to others. When Stripe says that it was too fast, the rate falls by a
-third, and comes back within seconds: under steady refusals it settles at a third.
+out: so much of what nobody used may be used late, and of the turns of the account that lie before a
+request that waits for its endpoint so many are left to others. When Stripe says that it was too
+fast, the rate falls by a third, and comes back within seconds: under steady refusals it settles at
+a third.
 
 The time is the server's, and may be set back, or be another one's after a failover: a moment that
 lies further ahead than any that is given out counts for as far as that, and time that has not
@@ -26,7 +27,7 @@ RECOVERY_SECONDS = 10.0
 """From a standstill back to the full rate."""
 
 SLACK_SECONDS = 0.05
-"""At 100 requests a second five of them may come at once."""
+"""At 100 requests a second, 10 ms each, six of them may come at once."""
 
 _SLOWEST = 1 / 16
 _SLOWER = 0.7

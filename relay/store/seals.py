@@ -31,11 +31,10 @@ SEAL_ROWS = 1000
 ROUND_SEALS = 2000
 """After so many a round ends, and the next one goes on."""
 
-# Transactions looked at in one go: as many as the last ones let expect to hold ``_AIM_ROWS``, and
-# never more than ``_STEP_ROWS``, unless one transaction alone has stored them. Whether they are too
-# many is asked by reading them: a guess that seldom fails is half of what sealing costs PostgreSQL.
+# Transactions looked at in one go: never more than these rows, unless one transaction alone has
+# stored them. Whether they are more is asked by reading them, so that guessing badly, again and
+# again, would cost more than sealing does: see ``_next_width``.
 _FIRST_WIDTH = 4096
-_AIM_ROWS = 75_000
 _STEP_ROWS = 100_000
 _CHANGE = 8
 _LAST_XACT = 2**63 - 1
@@ -114,7 +113,7 @@ async def seal_round(pg: asyncpg.Connection, *, limit: int = ROUND_SEALS) -> Sea
         place = step.place
         if step.is_last:
             break
-        width = max(min(step.width * _AIM_ROWS // max(step.seen, 1), step.width * _CHANGE), 1)
+        width = _next_width(step)
     head = await read_head(pg)
     if not saved and head is not None:
         # All rows were gone through without finding new ones: that is not to be done again.
@@ -152,6 +151,12 @@ class _Step(msgspec.Struct, frozen=True):
     rows: int
     seals: int
     is_last: bool
+
+
+def _next_width(step: _Step) -> int:
+    """So many transactions as would hold three quarters of the limit, if they are like the last."""
+    aim = _STEP_ROWS * 3 // 4
+    return max(min(step.width * aim // max(step.seen, 1), step.width * _CHANGE), 1)
 
 
 async def _step(pg: asyncpg.Connection, place: _Place, width: int) -> _Step:
